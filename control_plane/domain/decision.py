@@ -1,0 +1,131 @@
+"""From a verdict to a command or a wait with its reason: the judge's evidence meets time and people."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.split import FULL_TRAFFIC_BP
+from control_plane.domain.verdict import Outcome, Rule, Verdict
+
+EXPIRY_FLOOR = -0.20  # an expired candidate stays only if no gate's interval reaches below this effect
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readiness:
+    """What only the outside knows: has the surface graph opened, have the runtimes loaded the candidate."""
+
+    may_start: bool = True
+    blocked_by: str = ""
+    live_runtimes: int = 0
+    loaded_runtimes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """A command to apply, or None to wait; `until` is an estimate where one exists."""
+
+    command: Command | None
+    reason: str
+    until: datetime | None = None
+
+
+def decide(rollout: Rollout, verdict: Verdict | None, *, readiness: Readiness, now: datetime) -> Decision:
+    """Return what to do next. Without a verdict nothing grows; a verdict to roll back is never delayed."""
+    if verdict is not None and verdict.outcome is Outcome.ROLL_BACK:
+        return Decision(command=Command.ROLL_BACK, reason=verdict.reason)
+    match rollout.phase:
+        case Phase.PENDING:
+            return _start(readiness)
+        case Phase.WARMING:
+            return _warm(readiness)
+        case Phase.SHADOW | Phase.RAMPING | Phase.WATCHING:
+            return _move(rollout, verdict, now)
+        case Phase.HELD:
+            return _expired(rollout, verdict, now) or Decision(command=None, reason="held; waiting for a person")
+        case Phase.EXPIRED:
+            return Decision(command=None, reason="expired; waiting for a person to resume or roll back")
+        case Phase.DONE | Phase.ROLLED_BACK:
+            return Decision(command=None, reason="finished")
+        case phase:
+            assert_never(phase)
+
+
+def _start(readiness: Readiness) -> Decision:
+    if readiness.may_start:
+        return Decision(command=Command.START, reason="the way is free")
+    return Decision(command=None, reason=f"waiting for {readiness.blocked_by}")
+
+
+def _warm(readiness: Readiness) -> Decision:
+    if readiness.live_runtimes == 0:
+        return Decision(command=None, reason="waiting for a runtime: none has reported lately")
+    if readiness.loaded_runtimes < readiness.live_runtimes:
+        return Decision(
+            command=None,
+            reason=f"loading: {readiness.loaded_runtimes} of {readiness.live_runtimes} runtimes have the candidate",
+        )
+    return Decision(
+        command=Command.ADVANCE,
+        reason="every live runtime has the candidate loaded",
+    )
+
+
+def _move(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decision:
+    if (expired := _expired(rollout, verdict, now)) is not None:
+        return expired
+    if verdict is None:
+        return Decision(command=None, reason="waiting for the first verdict")
+    if verdict.rule is Rule.SAMPLE_RATIO:
+        return Decision(command=Command.HOLD, reason=verdict.reason)
+    baked_at = rollout.entered_at + timedelta(seconds=_bake_seconds(rollout))
+    if not verdict.allows_advance:
+        return Decision(command=None, reason=verdict.reason, until=_latest(baked_at, _resolves_at(verdict, now)))
+    if now < baked_at:
+        return Decision(command=None, reason="the evidence suffices; baking", until=baked_at)
+    if (full_at := _full_traffic_allowed_at(rollout)) is not None and now < full_at:
+        days = rollout.plan.min_days_before_full
+        return Decision(command=None, reason=f"{days} full days must pass before 100 %", until=full_at)
+    if rollout.approvals_needed:
+        return Decision(command=None, reason=f"waiting for {rollout.approvals_needed} approval(s)")
+    return Decision(command=Command.ADVANCE, reason=verdict.reason)
+
+
+def _bake_seconds(rollout: Rollout) -> float:
+    if rollout.phase is Phase.SHADOW:
+        return rollout.plan.shadow.bake_seconds
+    return rollout.plan.steps[rollout.step].bake_seconds
+
+
+def _full_traffic_allowed_at(rollout: Rollout) -> datetime | None:
+    if rollout.phase is Phase.WATCHING or rollout.next_share_bp < FULL_TRAFFIC_BP or rollout.started_at is None:
+        return None
+    return rollout.started_at + timedelta(days=rollout.plan.min_days_before_full)
+
+
+def _expired(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decision | None:
+    """A stage or rollout past its longest duration expires; it never ships on 'inconclusive'."""
+    if rollout.serving_phase is Phase.WATCHING or rollout.serving_phase is Phase.WARMING:
+        return None
+    started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
+    over_stage = now >= rollout.entered_at + timedelta(seconds=rollout.plan.max_stage_seconds)
+    over_total = now >= started_at + timedelta(seconds=rollout.plan.max_total_seconds)
+    if not (over_stage or over_total):
+        return None
+    lowers = [finding.lower for finding in verdict.findings if finding.gates] if verdict is not None else []
+    worst = min((lower for lower in lowers if lower is not None), default=None)
+    what = "the rollout" if over_total else "this stage"
+    if rollout.candidate_bp and (worst is None or worst <= EXPIRY_FLOOR):
+        return Decision(command=Command.ROLL_BACK, reason=f"{what} ran out of time, and a large loss is possible")
+    return Decision(command=Command.EXPIRE, reason=f"{what} ran out of time without an answer")
+
+
+def _resolves_at(verdict: Verdict, now: datetime) -> datetime | None:
+    if verdict.seconds_to_resolve is None:
+        return None
+    return now + timedelta(seconds=min(verdict.seconds_to_resolve, 10 * 365 * 86_400.0))
+
+
+def _latest(first: datetime, second: datetime | None) -> datetime | None:
+    """The later of two waits; unknown if the second is."""
+    return None if second is None else max(first, second)

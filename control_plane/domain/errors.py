@@ -1,0 +1,158 @@
+"""What can go wrong, named for the condition; each error writes its own message from its data."""
+
+from collections.abc import Sequence
+
+
+class ControlPlaneError(Exception):
+    """Base of every error that is the caller's to read, not a bug of ours."""
+
+
+class InvalidField(ControlPlaneError):
+    """A value breaks a rule: `field` says where (a dotted path), `rule` what was expected."""
+
+    def __init__(self, field: str, rule: str, *, line: int | None = None) -> None:
+        self.field = field
+        self.rule = rule
+        self.line = line
+        where = field if line is None else f"line {line}: {field}"
+        super().__init__(f"{where}: {rule}")
+
+
+class InvalidPlan(InvalidField):
+    """A plan that cannot be armed."""
+
+
+class InvalidSplit(InvalidField):
+    """Weights, salt or lease that no runtime may serve."""
+
+
+class InvalidManifest(InvalidField):
+    """A model version's manifest that names no loadable model."""
+
+
+class InvalidMoments(InvalidField):
+    """Sums that no event log can have produced."""
+
+
+class DigestMismatch(ControlPlaneError):
+    """A file's bytes are not the bytes its manifest promises."""
+
+    def __init__(self, path: str, *, expected: str, found: str) -> None:
+        self.path = path
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{path}: its digest is {found}, the manifest says {expected}")
+
+
+class UnsafeArtifact(ControlPlaneError):
+    """A file that is not plain tensors: truncated, pickled, or something else altogether."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}")
+
+
+class GoldenMismatch(ControlPlaneError):
+    """A loaded model does not give the scores its manifest recorded."""
+
+    def __init__(self, version: str, *, worst: float, tolerance: float) -> None:
+        self.version = version
+        self.worst = worst
+        self.tolerance = tolerance
+        super().__init__(
+            f"{version}: golden scores differ by {worst:.2e}, more than the tolerance {tolerance:.0e}; not loaded"
+        )
+
+
+class UnknownName(ControlPlaneError):
+    """Something was named that does not exist here."""
+
+    def __init__(self, kind: str, name: str, *, known: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(known)
+        hint = f"; known: {', '.join(known)}" if known else ""
+        super().__init__(f"no {kind} {name!r}{hint}")
+
+
+class AlreadyExists(ControlPlaneError):
+    """The name is taken by something different."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"{kind} {name!r} exists already, with other content")
+
+
+class SurfaceBusy(ControlPlaneError):
+    """A surface carries one rollout at a time."""
+
+    def __init__(self, surface: str, rollout_id: int) -> None:
+        self.surface = surface
+        self.rollout_id = rollout_id
+        super().__init__(f"{surface} is busy with rollout {rollout_id}; finish it or roll it back first")
+
+
+class StaleGeneration(ControlPlaneError):
+    """Someone moved first."""
+
+    def __init__(self, surface: str, *, seen: int, current: int) -> None:
+        self.surface = surface
+        self.seen = seen
+        self.current = current
+        super().__init__(f"{surface} is at generation {current}, the command was meant for {seen}; look again")
+
+
+class IllegalTransition(ControlPlaneError):
+    """The rollout's phase does not take this command."""
+
+    def __init__(self, phase: str, command: str) -> None:
+        self.phase = phase
+        self.command = command
+        super().__init__(f"a rollout that is {phase} does not take {command}")
+
+
+class MissingVerdict(ControlPlaneError):
+    """Weight may grow only on a passing verdict of this digest, or on a person's recorded reason."""
+
+    def __init__(self, rollout_id: int) -> None:
+        self.rollout_id = rollout_id
+        super().__init__(
+            f"rollout {rollout_id} may not grow without a passing verdict; to overrule the judge, give a reason"
+        )
+
+
+class Quarantined(ControlPlaneError):
+    """The digest may serve nowhere."""
+
+    def __init__(self, digest: str, *, reason: str) -> None:
+        self.digest = digest
+        self.reason = reason
+        super().__init__(f"{digest} is quarantined ({reason}) and may serve nowhere")
+
+
+class NoSafeVersion(ControlPlaneError):
+    """There is nothing left that the surface could fall back to."""
+
+    def __init__(self, surface: str) -> None:
+        self.surface = surface
+        super().__init__(f"{surface} has no version left to fall back to; register and adopt a sound one first")
+
+
+class Deposed(ControlPlaneError):
+    """A scheduler that lost its lease tried to write."""
+
+    def __init__(self, *, epoch: int, current: int) -> None:
+        self.epoch = epoch
+        self.current = current
+        super().__init__(f"this scheduler holds epoch {epoch}, the lease is at {current}; nothing was written")
+
+
+class LogUnavailable(ControlPlaneError):
+    """The event log could not take or give events; nothing was half written."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"event log at {path}: {problem}; no event of this batch was kept")

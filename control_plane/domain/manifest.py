@@ -1,0 +1,138 @@
+"""The manifest of an exported model version: what its files are, and what they must answer.
+
+An artifact is a folder with `manifest.json` and three safetensors files. The same bytes have the same digest,
+so exports that share a trunk name the same trunk.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from control_plane.domain.errors import InvalidManifest, UnsafeArtifact
+from control_plane.domain.model_version import (
+    Digest,
+    ModelVersion,
+    Part,
+    Surface,
+    ViewType,
+    check_digest,
+    check_name,
+)
+
+FORMAT = "surefoot/1"
+MANIFEST_FILE = "manifest.json"
+FILE_OF = {
+    Part.TRUNK: "trunk.safetensors",
+    Part.SURFACE_EXPORT: "surface.safetensors",
+    Part.CALIBRATOR: "calibrator.safetensors",
+}
+GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What the control plane needs to know of an artifact; `config` is the network's own, opaque here."""
+
+    version: ModelVersion
+    model_name: str
+    view_types: tuple[ViewType, ...]
+    golden: Digest
+    golden_tolerance: float
+    training_run: str
+    config: Mapping[str, object]
+
+    def digest_of_file(self, file_name: str) -> Digest:
+        for part, name in FILE_OF.items():
+            if name == file_name:
+                return self.version.digest_of_part(part)
+        return self.golden
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "model_name": self.model_name,
+                "surface": self.version.surface,
+                "view_types": list(self.view_types),
+                "digests": {part.value: self.version.digest_of_part(part) for part in Part},
+                "golden": self.golden,
+                "golden_tolerance": self.golden_tolerance,
+                "training_run": self.training_run,
+                "config": self.config,
+            },
+            indent=2,
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Parse and check; `InvalidManifest` names the field."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise InvalidManifest("manifest", f"is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise InvalidManifest("manifest", "must be a JSON object")
+        if value.get("format") != FORMAT:
+            raise InvalidManifest("format", f"must be {FORMAT!r}, not {value.get('format')!r}")
+        digests = value.get("digests")
+        if not isinstance(digests, dict):
+            raise InvalidManifest("digests", "must map parts to digests")
+        parts = {part.value: check_digest(f"digests.{part}", digests.get(part.value, "")) for part in Part}
+        tolerance = value.get("golden_tolerance")
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance <= 0.01:
+            raise InvalidManifest("golden_tolerance", f"must be above 0 and at most 0.01, not {tolerance!r}")
+        config = value.get("config")
+        if not isinstance(config, dict):
+            raise InvalidManifest("config", "must be an object")
+        surface = Surface(check_name("surface", value.get("surface", "")))
+        return cls(
+            version=ModelVersion(surface=surface, **parts),
+            model_name=_text(value, "model_name"),
+            view_types=_view_types(value.get("view_types")),
+            golden=check_digest("golden", value.get("golden", "")),
+            golden_tolerance=float(tolerance),
+            training_run=_text(value, "training_run"),
+            config=config,
+        )
+
+
+def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
+    """Refuse bytes that are not a whole safetensors file. `head` is at least the length field and the header.
+
+    Raises:
+        UnsafeArtifact: a pickle or zip, a header that does not parse, or fewer bytes than it promises.
+    """
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise UnsafeArtifact(path, "is a pickle or a zip, not safetensors; a pickle can run code and is never loaded")
+    if len(head) < 8:
+        raise UnsafeArtifact(path, f"is truncated: {total_bytes} bytes")
+    header_bytes = int.from_bytes(head[:8], "little")
+    if not 2 <= header_bytes <= MAX_HEADER_BYTES:
+        raise UnsafeArtifact(path, "is not safetensors: its header length makes no sense")
+    if total_bytes < 8 + header_bytes or len(head) < 8 + header_bytes:
+        raise UnsafeArtifact(path, f"is truncated: {total_bytes} bytes, its header alone needs {8 + header_bytes}")
+    try:
+        header = json.loads(head[8 : 8 + header_bytes])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise UnsafeArtifact(path, "is not safetensors: its header does not parse") from None
+    promised = 8 + header_bytes + max(ends, default=0)
+    if total_bytes != promised:
+        raise UnsafeArtifact(path, f"has {total_bytes} bytes where its header promises {promised}")
+
+
+def _text(value: Mapping[str, object], field: str) -> str:
+    found = value.get(field)
+    if not isinstance(found, str) or not found:
+        raise InvalidManifest(field, f"must be a non-empty string, not {found!r}")
+    return found
+
+
+def _view_types(value: object) -> tuple[ViewType, ...]:
+    if not isinstance(value, list) or not value:
+        raise InvalidManifest("view_types", "must be a non-empty list of names")
+    if len(set(map(str, value))) != len(value):
+        raise InvalidManifest("view_types", "must not repeat")
+    return tuple(ViewType(check_name(f"view_types[{index}]", name)) for index, name in enumerate(value))

@@ -1,0 +1,156 @@
+"""Sums over the event log: all that the judge ever sees of users.
+
+Letters of the shapes: G segments, S strata, A arms (2), K user buckets, M measures, P pair measures,
+B score bins, R reliability measures. Everything is int64, fractions in fixed point, so that sums are the
+same bits in whatever order they were added.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from control_plane.domain.events import Label
+from control_plane.domain.model_version import Surface, VersionId
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    IntArray = NDArray[np.int64]
+
+WHOLE_SURFACE = "*"  # the first segment always; the others are the surface's view types
+FIXED_POINT = 1_000_000  # one unit of a score, loss or value is a million of its fixed-point units
+NUM_SCORE_BINS = 32
+SCORE_BIN_LOGIT_MIN = -10.0  # bin b holds logits in [min + b·width, min + (b+1)·width), ends open
+SCORE_BIN_LOGIT_WIDTH = 0.5
+
+
+class Measure(IntEnum):
+    """Sums over exposures per segment × stratum × arm × bucket.
+
+    `MATURED_x` counts impressions at least as old as label x's attribution window; `x` counts those of
+    them on which the label came within it. The scores and losses are of the click label, over
+    MATURED_CLICK impressions, ×`FIXED_POINT`; revenue is the value of matured revenue, winsorised, ×`FIXED_POINT`.
+    """
+
+    IMPRESSIONS = 0
+    MATURED_CLICK = 1
+    CLICK = 2
+    MATURED_GOOD_CLICK = 3
+    GOOD_CLICK = 4
+    MATURED_HIDE = 5
+    HIDE = 6
+    MATURED_REVENUE = 7
+    REVENUE = 8
+    SCORE = 9
+    SCORE_SQUARED = 10
+    LOG_LOSS = 11  # nats
+
+
+class PairMeasure(IntEnum):
+    """Sums over shadow-scored impressions that stable served, per segment × bucket.
+
+    Scores and losses are of the click label ×`FIXED_POINT`, over MATURED pairs but for LOG_RATIO,
+    which is Σ log(candidate score / stable score) over all PAIRS.
+    """
+
+    PAIRS = 0
+    MATURED = 1
+    CLICK = 2
+    SCORE_STABLE = 3
+    SCORE_CANDIDATE = 4
+    LOG_LOSS_STABLE = 5
+    LOG_LOSS_CANDIDATE = 6
+    BRIER_STABLE = 7
+    BRIER_CANDIDATE = 8
+    LOG_RATIO = 9
+
+
+class ReliabilityMeasure(IntEnum):
+    """Sums over click-matured exposures per segment × arm × score bin."""
+
+    IMPRESSIONS = 0
+    SCORE = 1  # ×FIXED_POINT
+    CLICK = 2
+
+
+MATURED_OF = {
+    Label.CLICK: Measure.MATURED_CLICK,
+    Label.GOOD_CLICK: Measure.MATURED_GOOD_CLICK,
+    Label.HIDE: Measure.MATURED_HIDE,
+    Label.REVENUE: Measure.MATURED_REVENUE,
+}
+NUMERATOR_OF = {
+    Label.CLICK: Measure.CLICK,
+    Label.GOOD_CLICK: Measure.GOOD_CLICK,
+    Label.HIDE: Measure.HIDE,
+    Label.REVENUE: Measure.REVENUE,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Stratum:
+    """Traffic that is comparable across arms: one UTC day under one generation of the split."""
+
+    day: int  # days since 1970-01-01 UTC
+    generation: int
+    candidate_bp: int  # what the split promised the candidate in this generation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Moments:
+    """One rollout's evidence as of one moment.
+
+    Attributes:
+        segments: G names, `WHOLE_SURFACE` first.
+        strata: S strata, ascending by day, then generation.
+        sums_GSAKM: see `Measure`; arms by `Arm`.
+        pairs_GKP: see `PairMeasure`; the candidate's shadow scores against the stable's own.
+        score_bins_GAKB: shadow pairs by bin of each version's score, for drift.
+        reliability_GABR: see `ReliabilityMeasure`.
+        first_exposures_SA: users by the stratum and arm of their first exposure in this rollout.
+        users_A: distinct users seen in each arm.
+        cross_exposed_users: users seen in both arms within one generation.
+        as_of_ms: labels matured up to here count.
+        newest_event_ms: latest exposure of the surface, None before any.
+        candidate_newest_ms: latest exposure or shadow score of the candidate, None before any.
+    """
+
+    surface: Surface
+    stable: VersionId
+    candidate: VersionId
+    segments: tuple[str, ...]
+    strata: tuple[Stratum, ...]
+    sums_GSAKM: "IntArray"
+    pairs_GKP: "IntArray"
+    score_bins_GAKB: "IntArray"
+    reliability_GABR: "IntArray"
+    first_exposures_SA: "IntArray"
+    users_A: tuple[int, int]
+    cross_exposed_users: int
+    as_of_ms: int
+    newest_event_ms: int | None
+    candidate_newest_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingCounts:
+    """What runtimes counted for one version since the rollout started."""
+
+    requests: int = 0
+    errors: int = 0
+    timeouts: int = 0
+    scores: int = 0
+    bad_scores: int = 0  # NaN, infinite or outside [0, 1]
+    distinct_scores: int = 0  # at most what the runtime tracks; 1 on many scores is a constant model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What the runtimes reported, beside what the log says."""
+
+    stable: ServingCounts
+    candidate: ServingCounts
+    live_runtimes: int
+    acknowledged_runtimes: int  # live, and serving the surface's present generation
+    shadow_dropped: int = 0

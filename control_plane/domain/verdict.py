@@ -1,0 +1,136 @@
+"""What the judge says, for people and for replay. Every way of not knowing has a name here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What the evidence allows; time and people are weighed afterwards, by `decision.decide`."""
+
+    ADVANCE = "advance"
+    HOLD = "hold"
+    ROLL_BACK = "roll_back"
+
+
+class Rule(StrEnum):
+    """Which rule decided, in the order in which they are tried."""
+
+    HARD_STOP = "hard_stop"
+    SAMPLE_RATIO = "sample_ratio"
+    HARM = "harm"
+    MISSING_EVIDENCE = "missing_evidence"  # a policy that rolls back on no or too little data
+    ERROR = "error"
+    STALE = "stale"
+    INSUFFICIENT = "insufficient"
+    DRIFT = "drift"
+    NOT_SHOWN_SAFE = "not_shown_safe"
+    NOVELTY = "novelty"
+    SHOWN_SAFE = "shown_safe"
+
+
+class Answer(StrEnum):
+    """What one guardrail says."""
+
+    SAFE = "safe"
+    HARM = "harm"
+    UNDECIDED = "undecided"
+    INSUFFICIENT = "insufficient"
+    NO_DATA = "no_data"
+    STALE = "stale"
+    ERROR = "error"
+    MONITORED = "monitored"  # told, but decides nothing
+
+
+class Blame(StrEnum):
+    """Which part of the candidate the evidence speaks against."""
+
+    NONE = "none"
+    CALIBRATOR = "calibrator"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One guardrail on one segment.
+
+    Effects are relative to stable (−0.03 is 3 % less), but for metric `calibration`, where they are
+    predicted/observed − 1 of the candidate, and `ne`, where they are the difference of normalised entropy.
+    E-values are natural logs. `e_share` is the finding's part w·E of the rollback mean.
+    """
+
+    metric: str
+    segment: str
+    answer: Answer
+    gates: bool
+    effect: float | None = None
+    lower: float | None = None  # always-valid interval at α_R
+    upper: float | None = None
+    standard_error: float | None = None  # of the log ratio, from user buckets
+    harm_margin: float | None = None
+    safe_margin: float | None = None  # of this stage
+    log_e_harm: float = 0.0
+    log_e_safe: float = 0.0
+    weight: float = 0.0
+    e_share: float = 0.0
+    impressions_stable: int = 0  # matured
+    impressions_candidate: int = 0
+    conversions_stable: float = 0.0
+    conversions_candidate: float = 0.0
+    missing: str = ""  # what it lacks, in words
+    seconds_to_resolve: float | None = None  # at the present rate; None where unknown or nothing is missing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The judge's answer at one look."""
+
+    outcome: Outcome
+    rule: Rule
+    reason: str
+    findings: tuple[Finding, ...]
+    culprits: tuple[str, ...]  # "metric/segment", the strongest first
+    blame: Blame
+    log_e_rollback: float  # of the weighted mean
+    log_e_threshold: float  # log(1/α_R)
+    log_e_sample_ratio: float
+    cross_exposure: float
+    psi: float | None
+    users_stable: int
+    users_candidate: int
+    window_start_ms: int | None
+    as_of_ms: int
+    phase: str
+    step: int
+    share_bp: int
+    generation: int
+    seconds_to_resolve: float | None = None
+
+    @property
+    def allows_advance(self) -> bool:
+        return self.outcome is Outcome.ADVANCE
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal verdicts are equal bytes. NaN and infinities are refused."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Verdict":
+        value = json.loads(text)
+        if not isinstance(value, Mapping):
+            raise ValueError("a verdict is a JSON object")
+        fields = dict(value)
+        fields["outcome"] = Outcome(fields["outcome"])
+        fields["rule"] = Rule(fields["rule"])
+        fields["blame"] = Blame(fields["blame"])
+        fields["culprits"] = tuple(fields["culprits"])
+        fields["findings"] = tuple(
+            Finding(**{**finding, "answer": Answer(finding["answer"])}) for finding in fields["findings"]
+        )
+        return cls(**fields)
+
+
+def percent(fraction: float, *, signed: bool = True) -> str:
+    """A fraction as people read it: '-3.1 %'."""
+    return f"{fraction * 100:{'+' if signed else ''}.1f} %"

@@ -1,0 +1,34 @@
+"""Deployment facts, from the environment (SUREFOOT_…); built once in `__main__` and passed down."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are. What decides how a rollout goes is in its plan, never here."""
+
+    model_config = SettingsConfigDict(env_prefix="SUREFOOT_", frozen=True)
+
+    data_dir: Path = Path("surefoot-data")
+    database_url: str = ""  # empty: SQLite in data_dir
+    event_log_dir: Path | None = None  # None: events/ in data_dir
+    host: str = "127.0.0.1"
+    port: int = Field(default=8020, ge=0, le=65_535)
+    runtime_host: str = "127.0.0.1"
+    runtime_port: int = Field(default=8021, ge=0, le=65_535)
+    clock_file: Path | None = None  # set only by replays: milliseconds since the epoch
+    tick_seconds: float = Field(default=1.0, gt=0)  # the scheduler looks for due rollouts this often
+    runs_scheduler: bool = True  # whether `serve` carries a scheduler, beside any stand-alone one
+    lease_seconds: float = Field(default=15.0, gt=0)  # a scheduler that is silent for longer is deposed
+    runtime_silent_seconds: float = Field(default=30.0, gt=0)  # wall time after which a runtime counts as gone
+    tokens: str = ""  # "name=token,name=token"; empty: anyone who reaches the port may act
+
+    @property
+    def registry_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'registry.db').resolve()}"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.event_log_dir if self.event_log_dir is not None else self.data_dir / "events"

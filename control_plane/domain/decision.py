@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from control_plane.domain.model_version import ModelVersion, Part
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
-from control_plane.domain.verdict import Outcome, Rule, Verdict
+from control_plane.domain.verdict import Blame, Outcome, Rule, Verdict
 
 EXPIRY_FLOOR = -0.20  # an expired candidate stays only if no gate's interval reaches below this effect
 
@@ -49,6 +50,26 @@ def decide(rollout: Rollout, verdict: Verdict | None, *, readiness: Readiness, n
             return Decision(command=None, reason="finished")
         case phase:
             assert_never(phase)
+
+
+def parts_to_quarantine(verdict: Verdict, *, candidate: ModelVersion, stable: ModelVersion) -> tuple[Part, ...]:
+    """The parts of a rolled-back candidate that may serve nowhere: those blamed that stable does not share.
+
+    Harm that is the model's is laid on the trunk if the trunk is new, since every surface shares it.
+    """
+    if verdict.rule not in (Rule.HARM, Rule.HARD_STOP):
+        return ()
+    match verdict.blame:
+        case Blame.NONE:
+            return ()
+        case Blame.CALIBRATOR:
+            suspects = [Part.CALIBRATOR]
+        case Blame.MODEL:
+            suspects = [Part.TRUNK, Part.SURFACE_EXPORT, Part.CALIBRATOR]
+        case blame:
+            assert_never(blame)
+    changed = [part for part in suspects if candidate.digest_of_part(part) != stable.digest_of_part(part)]
+    return tuple(changed[:1])
 
 
 def _start(readiness: Readiness) -> Decision:

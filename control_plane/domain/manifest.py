@@ -27,6 +27,7 @@ FILE_OF = {
     Part.CALIBRATOR: "calibrator.safetensors",
 }
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
+PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -104,7 +105,8 @@ def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
     Raises:
         UnsafeArtifact: a pickle or zip, a header that does not parse, or fewer bytes than it promises.
     """
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # A header of 640 bytes starts as a pickle does, so only what does not go on with a header is called one.
+    if head[:2] in PICKLE_OR_ZIP and head[8:9] != b"{":
         raise UnsafeArtifact(path, "is a pickle or a zip, not safetensors; a pickle can run code and is never loaded")
     if len(head) < 8:
         raise UnsafeArtifact(path, f"is truncated: {total_bytes} bytes")

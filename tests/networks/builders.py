@@ -1,0 +1,41 @@
+"""Small features and batches for tests of the networks, the training and the checkpoints."""
+
+import numpy as np
+
+from control_plane.domain.model_version import Surface, ViewType
+from model_runtime.networks.features import FeatureSpec, RowBatch
+
+HOME_FEED, SEARCH = Surface("home_feed"), Surface("search")
+
+
+def a_spec() -> FeatureSpec:
+    """Two surfaces, with two and three view types."""
+    return FeatureSpec(
+        user_categorical=(("age", 4), ("country", 6)),
+        user_dense=("tenure",),
+        candidate_categorical=(("item", 20), ("brand", 5)),
+        candidate_dense=("price", "affinity"),
+        history_of="item",
+        history_length=5,
+        view_types={
+            HOME_FEED: (ViewType("grid"), ViewType("closeup")),
+            SEARCH: (ViewType("first"), ViewType("second"), ViewType("third")),
+        },
+    )
+
+
+def a_batch(*, num_users: int = 4, num_rows: int = 12, seed: int = 0, num_view_types: int = 2) -> RowBatch:
+    """Random rows that keep `a_spec`; every second user has no history."""
+    rng = np.random.default_rng(seed)
+    history_UL = rng.integers(1, 20, (num_users, 5))
+    history_UL[:, 3:] = 0
+    history_UL[::2] = 0
+    return RowBatch(
+        user_categorical_UC=np.stack([rng.integers(0, 4, num_users), rng.integers(0, 6, num_users)], axis=1),
+        user_dense_UD=rng.normal(size=(num_users, 1)).astype(np.float32),
+        history_UL=history_UL,
+        user_index_N=rng.integers(0, num_users, num_rows),
+        view_type_N=rng.integers(0, num_view_types, num_rows),
+        candidate_categorical_NC=np.stack([rng.integers(0, 20, num_rows), rng.integers(0, 5, num_rows)], axis=1),
+        candidate_dense_ND=rng.normal(size=(num_rows, 2)).astype(np.float32),
+    )

@@ -156,3 +156,19 @@ class LogUnavailable(ControlPlaneError):
         self.path = path
         self.problem = problem
         super().__init__(f"event log at {path}: {problem}; no event of this batch was kept")
+
+
+class RegistryUnavailable(ControlPlaneError):
+    """The registry's database could not be read or written; what was being written was not kept."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        self.url = url
+        self.problem = problem
+        super().__init__(f"registry at {url}: {problem}; nothing was changed")
+
+
+class Unauthenticated(ControlPlaneError):
+    """No operator's token came with the request."""
+
+    def __init__(self) -> None:
+        super().__init__("a bearer token of a known operator is needed")

@@ -1,0 +1,35 @@
+"""The `surefoot` command."""
+
+import typer
+
+from control_plane.commands import processes, registry, rollouts, verdicts
+
+app = typer.Typer(
+    name="surefoot",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rollout and safety control plane for unified ads engagement models.",
+)
+
+app.command("demo")(processes.demo)
+app.command("up")(processes.up)
+app.command("serve")(processes.serve)
+app.command("scheduler")(processes.scheduler)
+app.command("aggregate")(processes.aggregate)
+app.command("runtime", context_settings=processes.PASS_THROUGH)(processes.runtime)
+app.command("train", context_settings=processes.PASS_THROUGH)(processes.train)
+app.command("export", context_settings=processes.PASS_THROUGH)(processes.export)
+app.command("register")(registry.register)
+app.add_typer(registry.surface_app, name="surface")
+app.add_typer(rollouts.app, name="rollout")
+app.add_typer(verdicts.app, name="verdict")
+app.add_typer(registry.quarantine_app, name="quarantine")
+app.add_typer(registry.db_app, name="db")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

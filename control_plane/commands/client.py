@@ -1,0 +1,64 @@
+"""Talks to the control plane's API on behalf of the command line."""
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import typer
+from rich.console import Console
+
+DEFAULT_URL = "http://127.0.0.1:8020"
+TIMEOUT_SECONDS = 30.0
+
+Json = dict[str, Any]
+
+out = Console()
+err = Console(stderr=True, highlight=False)
+
+
+def call(method: str, path: str, *, body: Json | None = None, params: dict[str, str] | None = None) -> Any:
+    """Send one request and return its JSON; on a refusal print its problem and exit with 1."""
+    with _client() as client, _connection_errors():
+        response = client.request(method, path, json=body, params=params)
+    if response.is_error:
+        fail(_problem(response))
+    return response.json() if response.content else None
+
+
+def fail(message: str, *, code: int = 1) -> typer.Exit:
+    err.print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def url() -> str:
+    return os.environ.get("SUREFOOT_URL", DEFAULT_URL).rstrip("/")
+
+
+def _client() -> httpx.Client:
+    headers = {"X-Surefoot-Operator": os.environ.get("SUREFOOT_OPERATOR") or getpass.getuser()}
+    if token := os.environ.get("SUREFOOT_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    return httpx.Client(base_url=url(), headers=headers, timeout=TIMEOUT_SECONDS)
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        fail(f"cannot reach the control plane at {url()} ({error}); is `surefoot up` running? SUREFOOT_URL says where")
+
+
+def _problem(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+    except ValueError:
+        return f"{response.status_code} {response.reason_phrase}"
+    if not isinstance(problem, dict):
+        return f"{response.status_code} {problem}"
+    detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase)
+    current = problem.get("current_generation")
+    return detail if current is None else f"{detail} (the present generation is {current})"

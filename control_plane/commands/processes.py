@@ -1,0 +1,161 @@
+"""`surefoot up|serve|scheduler|aggregate|runtime|train|export|demo`: the processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from control_plane.app import create_app
+from control_plane.clock import make_clock
+from control_plane.commands.client import err, fail, out
+from control_plane.demo import run as demo_run
+from control_plane.evidence.event_log import EventLog
+from control_plane.registry.session import Sessions, make_engine, upgrade
+from control_plane.scheduler.aggregator import aggregate_once
+from control_plane.scheduler.metronome import make_metronome
+from control_plane.settings import Settings
+
+STOP_SECONDS = 10.0
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def serve() -> None:
+    """Serve API and admin page; carries a scheduler unless SUREFOOT_RUNS_SCHEDULER=false."""
+    settings = _settings()
+    _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
+    app = create_app(settings, make_clock(settings.clock_file))
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)
+
+
+def scheduler() -> None:
+    """Run a scheduler alone; of several, the one that holds the lease acts."""
+    settings = _settings()
+    engine = make_engine(settings.registry_url)
+    upgrade(engine)
+    metronome = make_metronome(settings, Sessions(engine), make_clock(settings.clock_file))
+    metronome.start()
+    out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
+    _wait_for_signal()
+    metronome.stop()
+
+
+def aggregate(
+    every_seconds: Annotated[float, typer.Option("--every", min=1, help="Seconds between passes.")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="One pass, then exit.")] = False,
+) -> None:
+    """Keep the sums of closed partitions computed, so that schedulers find them ready."""
+    settings = _settings()
+    sessions, log = Sessions(make_engine(settings.registry_url)), EventLog(settings.log_dir)
+    clock = make_clock(settings.clock_file)
+    stopped = _stop_event()
+    while True:
+        count = aggregate_once(sessions, log, now=clock())
+        out.print(f"moments of {count} rollouts are up to date", highlight=False)
+        if once or stopped.wait(every_seconds):
+            return
+
+
+def up() -> None:
+    """Start API, admin page, scheduler and one scoring runtime on this machine."""
+    settings = _settings()
+    _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
+    _refuse_taken_port(settings.runtime_host, settings.runtime_port, "SUREFOOT_RUNTIME_PORT")
+    children = [
+        subprocess.Popen([sys.executable, "-m", "control_plane", "serve"]),
+        subprocess.Popen([sys.executable, "-m", "model_runtime", "serve", *_runtime_arguments(settings)]),
+    ]
+    out.print(f"admin page: http://{settings.host}:{settings.port}/   stop with Ctrl-C", highlight=False)
+    stopped = _stop_event()
+    try:
+        while not stopped.wait(0.5):
+            if any(child.poll() is not None for child in children):
+                fail("a process ended by itself; stopping the other")
+    finally:
+        _stop(children)
+
+
+def runtime(context: typer.Context) -> None:
+    """Serve scores (python -m model_runtime serve); takes its options."""
+    _become_runtime("serve", [*_runtime_arguments(_settings()), *context.args])
+
+
+def train(context: typer.Context) -> None:
+    """Train a unified checkpoint (python -m model_runtime train); takes its options."""
+    _become_runtime("train", context.args)
+
+
+def export(context: typer.Context) -> None:
+    """Export a checkpoint per surface (python -m model_runtime export); takes its options."""
+    _become_runtime("export", context.args)
+
+
+def demo(
+    exits: Annotated[bool, typer.Option("--exit", help="End by itself; exit 0 only if all went as expected.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Where the demo keeps its things.")] = Path(".demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+) -> None:
+    """Walk the whole path on real logged ad impressions."""
+    raise typer.Exit(demo_run.main(exits=exits, data_dir=data_dir, seed=seed))
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"SUREFOOT_DATA_DIR {settings.data_dir}: {error.strerror}", code=2)
+    return settings
+
+
+def _runtime_arguments(settings: Settings) -> list[str]:
+    return [
+        *("--control-plane", f"http://{settings.host}:{settings.port}"),
+        *("--host", settings.runtime_host),
+        *("--port", str(settings.runtime_port)),
+        *("--data-dir", str(settings.data_dir / "runtime")),
+    ]
+
+
+def _become_runtime(command: str, arguments: list[str]) -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "model_runtime", command, *arguments])
+
+
+def _refuse_taken_port(host: str, port: int, setting: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fail(f"cannot listen on {host}:{port}: {error.strerror}; {setting} chooses another", code=2)
+
+
+def _stop_event() -> threading.Event:
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
+
+
+def _wait_for_signal() -> None:
+    _stop_event().wait()
+
+
+def _stop(children: list[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        try:
+            child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            err.print(f"process {child.pid} did not stop in time; killing it")
+            child.kill()

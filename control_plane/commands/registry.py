@@ -1,0 +1,111 @@
+"""`surefoot surface|register|quarantine|db …`: what may serve where."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from control_plane.commands.client import call, fail, out
+from control_plane.domain.errors import ControlPlaneError
+from control_plane.registry import session as registry_session
+from control_plane.registry.artifacts import verify_artifact
+from control_plane.settings import Settings
+
+surface_app = typer.Typer(no_args_is_help=True, help="Surfaces and what serves on them.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Digests that may serve nowhere.")
+db_app = typer.Typer(no_args_is_help=True, help="The registry's database.")
+
+
+@surface_app.command("add")
+def add_surface(
+    surface: str,
+    view_types: Annotated[list[str], typer.Argument(help="The surface's view types, one or more.")],
+) -> None:
+    """Make a surface known, with its view types."""
+    call("POST", "/v1/surfaces", body={"surface": surface, "view_types": view_types})
+    out.print(f"{surface}: {', '.join(view_types)}")
+
+
+@surface_app.command("list")
+def list_surfaces() -> None:
+    """Show what serves where."""
+    for state in call("GET", "/v1/surfaces")["surfaces"]:
+        candidate = (
+            f", candidate {state['candidate']} at {state['candidate_bp'] / 100:g} %" if state["candidate"] else ""
+        )
+        out.print(f"{state['surface']} (generation {state['generation']}): stable {state['stable']}{candidate}")
+
+
+@surface_app.command("adopt")
+def adopt(
+    surface: str,
+    version_id: str,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why this version is trusted unjudged.")],
+) -> None:
+    """Set a surface's stable version by hand: its first one, or after a disaster."""
+    seen = call("GET", f"/v1/surfaces/{surface}")["generation"]
+    body = {"version_id": version_id, "reason": reason, "seen_generation": seen}
+    state = call("PUT", f"/v1/surfaces/{surface}/stable", body=body)
+    out.print(f"{surface}: stable is {state['stable']}")
+
+
+@surface_app.command("rollback")
+def roll_back(surface: str, reason: Annotated[str, typer.Option("--reason", "-r")] = "") -> None:
+    """Take the candidate off, or stable back to the last proven version if no rollout is active."""
+    state = call("POST", f"/v1/surfaces/{surface}/rollback", body={"reason": reason})
+    out.print(f"{surface}: stable is {state['stable']}, all traffic")
+
+
+def register(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder with manifest.json.")],
+) -> None:
+    """Check an exported model version and register it; prints its version id."""
+    try:
+        verify_artifact(folder)
+    except ControlPlaneError as error:
+        fail(str(error))
+    version = call("POST", "/v1/versions", body={"artifact_uri": str(folder.resolve())})
+    out.print(version["version_id"], highlight=False)
+
+
+@quarantine_app.command("add")
+def quarantine(digest: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
+    """Take a digest off every surface at once, and keep it off."""
+    moved = call("POST", "/v1/quarantine", body={"digest": digest, "reason": reason})["surfaces"]
+    out.print(f"quarantined; moved off: {', '.join(moved) or 'nothing was using it'}")
+
+
+@quarantine_app.command("list")
+def list_quarantined() -> None:
+    """Show what may serve nowhere, and why."""
+    for entry in call("GET", "/v1/quarantine")["quarantined"]:
+        out.print(f"{entry['digest']}  {entry['at']}  {entry['by']}: {entry['reason']}", soft_wrap=True)
+
+
+@quarantine_app.command("release")
+def release(digest: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
+    """Let a digest serve again."""
+    call("DELETE", f"/v1/quarantine/{digest}", params={"reason": reason})
+    out.print("released")
+
+
+@db_app.command("upgrade")
+def upgrade() -> None:
+    """Bring the registry's schema up to date."""
+    engine = _engine()
+    registry_session.upgrade(engine)
+    out.print(f"{engine.url.render_as_string(hide_password=True)} is up to date")
+
+
+@db_app.command("check")
+def check() -> None:
+    """Exit 1 unless the registry's schema is the one this version needs."""
+    if not registry_session.at_head(_engine()):
+        fail("the registry's schema is not up to date; run `surefoot db upgrade`")
+    out.print("the schema is up to date")
+
+
+def _engine() -> registry_session.Engine:
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return registry_session.make_engine(settings.registry_url)

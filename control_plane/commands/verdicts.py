@@ -1,0 +1,37 @@
+"""`surefoot verdict …`: why the judge said what it said."""
+
+from typing import Annotated
+
+import httpx
+import typer
+
+from control_plane.commands.client import TIMEOUT_SECONDS, call, fail, out, url
+from control_plane.domain.verdict import Verdict
+from control_plane.guardrails.explain import explain as explain_verdict
+from control_plane.guardrails.replay import replay as replay_inputs
+
+app = typer.Typer(no_args_is_help=True, help="Explain and replay verdicts.")
+
+VerdictArgument = Annotated[int, typer.Argument(metavar="VERDICT", help="The verdict's number.")]
+
+
+@app.command()
+def explain(verdict_id: VerdictArgument) -> None:
+    """Say in words what was compared, what came out and what is missing."""
+    out.print(explain_verdict(_stored(verdict_id)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def replay(verdict_id: VerdictArgument) -> None:
+    """Judge the stored evidence again; exit 1 unless the verdict comes out the same to the bit."""
+    stored = _stored(verdict_id)
+    response = httpx.get(f"{url()}/v1/verdicts/{verdict_id}/inputs", timeout=TIMEOUT_SECONDS)
+    if response.is_error:
+        fail(f"the inputs of verdict {verdict_id} are not to be had: {response.status_code}")
+    if replay_inputs(response.content).to_json() != stored.to_json():
+        fail(f"verdict {verdict_id} came out differently; was it judged by another version of Surefoot?")
+    out.print(f"verdict {verdict_id} replays bit for bit: {stored.outcome}, {stored.reason}", markup=False)
+
+
+def _stored(verdict_id: int) -> Verdict:
+    return Verdict.from_json(call("GET", f"/v1/verdicts/{verdict_id}")["verdict_json"])

@@ -1,0 +1,193 @@
+"""One pass over the rollouts that are due: load, judge, decide, apply."""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
+from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
+from control_plane.domain.model_version import ModelVersion
+from control_plane.domain.moments import Health
+from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, stage_of
+from control_plane.domain.surface_graph import blocked_by
+from control_plane.domain.verdict import Verdict
+from control_plane.evidence.aggregate import MomentsQuery, moments
+from control_plane.evidence.event_log import EventLog
+from control_plane.guardrails.judge import judge
+from control_plane.guardrails.replay import pack
+from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry.session import Sessions
+
+logger = logging.getLogger(__name__)
+
+SCHEDULER = "scheduler"  # how its changes are signed in the history
+JUDGED = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """Everything one check needs, read in one session that is closed before anything is computed."""
+
+    rollout: Rollout
+    generation: int
+    candidate: ModelVersion
+    stable: ModelVersion
+    readiness: Readiness
+    health: Health
+    query: MomentsQuery
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    verdict: Verdict
+    inputs: bytes
+
+
+@dataclass(kw_only=True, slots=True)
+class TickReport:
+    """What one tick did: commands by rollout, checks without a command, and what failed."""
+
+    checked: int = 0
+    commands: dict[RolloutId, Command] = field(default_factory=dict)
+    overtaken: list[RolloutId] = field(default_factory=list)
+    failed: dict[RolloutId, str] = field(default_factory=dict)
+
+
+def tick(sessions: Sessions, log: EventLog, *, now: datetime, live_since: datetime, epoch: int | None) -> TickReport:
+    """Check every rollout that is due; one that fails keeps its lease unrenewed and does not stop the others.
+
+    `live_since` is the wall time since when a runtime must have reported to count as live.
+    `Deposed` is raised at once: another scheduler acts.
+    """
+    report = TickReport()
+    with sessions.reading() as session:
+        due = rollouts.due(session, now=now)
+    for rollout_id in due:
+        try:
+            command = check(sessions, log, rollout_id, now=now, live_since=live_since, epoch=epoch)
+        except Deposed:
+            raise
+        except StaleGeneration:
+            report.overtaken.append(rollout_id)  # a person moved while we judged: look again next tick
+        except ControlPlaneError as error:
+            logger.warning("rollout %s could not be checked: %s", rollout_id, error)
+            report.failed[rollout_id] = str(error)
+        except Exception as error:
+            logger.exception("rollout %s could not be checked", rollout_id)
+            report.failed[rollout_id] = f"{type(error).__name__}: {error}"
+        else:
+            report.checked += 1
+            if command is not None:
+                report.commands[rollout_id] = command
+    return report
+
+
+def check(
+    sessions: Sessions,
+    log: EventLog,
+    rollout_id: RolloutId,
+    *,
+    now: datetime,
+    live_since: datetime,
+    epoch: int | None,
+) -> Command | None:
+    loaded = load(sessions, rollout_id, now=now, live_since=live_since)
+    judged = judge_evidence(loaded, log)
+    verdict = None if judged is None else judged.verdict
+    decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=now)
+    apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
+    return decision.command
+
+
+def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since: datetime) -> Loaded:
+    with sessions.reading() as session:
+        rollout = rollouts.get(session, rollout_id)
+        state = surfaces.get(session, rollout.surface)
+        started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
+        blocked = None
+        if rollout.release_id is not None:
+            edges = rollouts.release_edges(session, rollout.release_id)
+            progress = rollouts.progress(session, rollout.release_id, now=now)
+            blocked = blocked_by(rollout.surface, edges, progress, now=now)
+        return Loaded(
+            rollout=rollout,
+            generation=state.generation,
+            candidate=model_versions.get(session, rollout.candidate).manifest.version,
+            stable=model_versions.get(session, rollout.stable).manifest.version,
+            readiness=runtimes.readiness(session, rollout.candidate, live_since=live_since, blocked_by=blocked),
+            health=runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since),
+            query=MomentsQuery(
+                surface=rollout.surface,
+                view_types=state.view_types,
+                stable=rollout.stable,
+                candidate=rollout.candidate,
+                shares=surfaces.shares_since(session, rollout.surface, max(1, rollout.first_generation)),
+                windows_ms=rollout.plan.windows_ms(),
+                revenue_cap=rollout.plan.revenue_cap,
+                since_ms=round(started_at.timestamp() * 1_000),
+                as_of_ms=round(now.timestamp() * 1_000),
+            ),
+        )
+
+
+def judge_evidence(loaded: Loaded, log: EventLog) -> Judged | None:
+    """None before the candidate has scored anything, for there is nothing to judge yet."""
+    if loaded.rollout.serving_phase not in JUDGED:
+        return None
+    rollout = loaded.rollout
+    stage = stage_of(rollout, generation=loaded.generation)
+    evidence_now = moments(log, loaded.query)
+    return Judged(
+        verdict=judge(rollout.plan, stage, evidence_now, loaded.health),
+        inputs=pack(rollout.plan, stage, evidence_now, loaded.health),
+    )
+
+
+def apply(
+    sessions: Sessions,
+    loaded: Loaded,
+    judged: Judged | None,
+    decision: Decision,
+    *,
+    now: datetime,
+    epoch: int | None,
+) -> None:
+    """Store the verdict and carry out the decision in one transaction, or neither."""
+    rollout = loaded.rollout
+    with sessions.writing() as session:
+        state = surfaces.get(session, rollout.surface)
+        if state.generation != loaded.generation:
+            raise StaleGeneration(rollout.surface, seen=loaded.generation, current=state.generation)
+        verdict_id = None
+        if judged is None:
+            rollouts.set_next_check(session, rollout.rollout_id, now)
+        else:
+            verdict_id = evidence.record_verdict(
+                session,
+                rollout.rollout_id,
+                judged.verdict,
+                judged.inputs,
+                now=now,
+                next_check_at=now + timedelta(seconds=rollout.plan.check_seconds),
+                epoch=epoch,
+            )
+        if decision.command is not None:
+            rollouts.apply_command(
+                session,
+                rollout.rollout_id,
+                decision.command,
+                by=SCHEDULER,
+                now=now,
+                reason=decision.reason,
+                seen_generation=loaded.generation,
+                verdict_id=verdict_id,
+                epoch=epoch,
+                quarantine_parts=_quarantine_parts(loaded, judged, decision),
+            )
+
+
+def _quarantine_parts(loaded: Loaded, judged: Judged | None, decision: Decision) -> tuple[str, ...]:
+    wanted = loaded.rollout.plan.quarantine_on_rollback
+    if judged is None or decision.command is not Command.ROLL_BACK or not wanted:
+        return ()
+    return parts_to_quarantine(judged.verdict, candidate=loaded.candidate, stable=loaded.stable)

@@ -2,28 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev
+EXTRAS ?= dev
 ARGS ?=
+comma := ,
+STAMP := $(STAMP)-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: demo test check bench install clean
 
-demo: $(VENV)/.installed
+demo: $(STAMP)
 	$(BIN)/surefoot demo $(ARGS)
 
-test check: $(VENV)/.installed
+test check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto $(ARGS)
 
-bench: $(VENV)/.installed
+bench: $(STAMP)
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-install: $(VENV)/.installed
+install: $(STAMP)
 
-# The stamp carries what was installed, so that other extras or a changed pyproject install again.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The stamp names the extras, so that other ones, or a changed pyproject, install again.
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Surefoot needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@echo "Installing into $(VENV) (about a minute, once) ..."
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,156 @@
+"""Errors become problem details (RFC 9457): which class answers with which status stands in one dict."""
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from control_plane.domain import errors
+
+log = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+MAX_DETAIL = 2_000  # characters: a message repeats what it was given, and that may be megabytes
+RETRY_AFTER_SECONDS = "1"
+
+
+STATUS_OF: dict[type[Exception], HTTPStatus] = {
+    errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    errors.UnknownName: HTTPStatus.NOT_FOUND,
+    errors.AlreadyExists: HTTPStatus.CONFLICT,
+    errors.SurfaceBusy: HTTPStatus.CONFLICT,
+    errors.StaleGeneration: HTTPStatus.CONFLICT,
+    errors.IllegalTransition: HTTPStatus.CONFLICT,
+    errors.MissingVerdict: HTTPStatus.CONFLICT,
+    errors.NoSafeVersion: HTTPStatus.CONFLICT,
+    errors.Deposed: HTTPStatus.CONFLICT,
+    errors.InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.DigestMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnsafeArtifact: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.GoldenMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.Quarantined: HTTPStatus.LOCKED,
+    errors.LogUnavailable: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    PoolTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+RENAMED = {"current": "current_generation", "seen": "seen_generation"}  # what the number is, for a reader without us
+
+
+class FieldProblem(BaseModel):
+    field: str
+    rule: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `type` names the condition; members beside the standard ones are the condition's own data."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    rule: str | None = None
+    line: int | None = None
+    current_generation: int | None = None
+    errors: list[FieldProblem] | None = None
+
+
+def problem(
+    status: int, condition: str, detail: str, members: Mapping[str, Any] = {}, headers: Mapping[str, str] | None = None
+) -> Response:
+    """ASCII, so that a lone surrogate in what someone sent cannot break the answer about it."""
+    body = {
+        **members,
+        "type": f"urn:surefoot:{condition}",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail[:MAX_DETAIL],
+    }
+    return Response(json.dumps(body, default=str), status, headers, media_type=PROBLEM_TYPE)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: which problems it may answer with, beside those that every route may."""
+    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    everywhere = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return {
+        int(status): {"description": HTTPStatus(status).phrase, "content": content}
+        for status in (*everywhere, HTTPStatus.SERVICE_UNAVAILABLE, *statuses)
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers; Starlette finds the nearest class along an exception's bases."""
+    for error in STATUS_OF:
+        app.add_exception_handler(error, _known)
+    app.add_exception_handler(errors.ControlPlaneError, _unlisted)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    kind = next(base for base in type(error).__mro__ if base in STATUS_OF)
+    status = STATUS_OF[kind]
+    condition = _kebab(type(error).__name__)
+    match status:
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            log.error("registry unavailable: %s", error)
+            headers = {"Retry-After": RETRY_AFTER_SECONDS}
+            return problem(status, "registry-unavailable", "the registry does not answer; try again", headers=headers)
+        case HTTPStatus.UNAUTHORIZED:
+            return problem(status, condition, str(error), headers={"WWW-Authenticate": "Bearer"})
+        case _:
+            return problem(status, condition, str(error), _members(error))
+
+
+def _members(error: Exception) -> dict[str, object]:
+    is_stale = isinstance(error, errors.StaleGeneration)
+    return {
+        RENAMED.get(name, name) if is_stale else name: value
+        for name, value in vars(error).items()
+        if value is not None and isinstance(value, str | int | float | tuple) and name not in ("path",)
+    }
+
+
+async def _unlisted(request: Request, error: Exception) -> Response:
+    return problem(HTTPStatus.CONFLICT, _kebab(type(error).__name__), str(error), _members(error))
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [{"field": _field(entry["loc"]), "rule": str(entry["msg"])[:MAX_DETAIL]} for entry in error.errors()]
+    first = found[0]
+    detail = "; ".join(f"{entry['field']}: {entry['rule']}" for entry in found)
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail, {**first, "errors": found})
+
+
+def _field(loc: tuple[str | int, ...]) -> str:
+    """'candidates.search' of ('body', 'candidates', 'search'); where it was looked for, if nothing is left."""
+    path = ".".join(str(part) for part in loc[1:] if not (loc[0] == "body" and isinstance(part, int) and len(loc) == 2))
+    return path or str(loc[0])
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    condition = _kebab(HTTPStatus(error.status_code).name.title().replace("_", ""))
+    return problem(error.status_code, condition, str(error.detail), headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Ours to fix: the log has it all (Starlette raises it again for the server), the answer nothing of it."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "an error of ours; it was logged")
+
+
+def _kebab(name: str) -> str:
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).removeprefix("-")

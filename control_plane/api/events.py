@@ -1,0 +1,70 @@
+"""Events: exposures, shadow scores and engagements in, each row checked, the bad ones counted and told."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Header, HTTPException, Query, Request, status
+from fastapi.concurrency import run_in_threadpool
+
+from control_plane.api.deps import Log, Now, Operator, Sessions
+from control_plane.api.errors import documented
+from control_plane.api.schemas import ReceiptOut
+from control_plane.domain.errors import InvalidField
+from control_plane.domain.events import EventKind
+from control_plane.evidence import collect
+from control_plane.evidence.event_log import EventLog
+from control_plane.registry import model_versions, surfaces
+from control_plane.registry.session import Sessions as RegistrySessions
+
+router = APIRouter(prefix="/v1/events", tags=["events"])
+
+
+class EventFormat(StrEnum):
+    ARROW = "application/vnd.apache.arrow.stream"
+    NDJSON = "application/x-ndjson"
+
+
+BODY = {
+    "required": True,
+    "content": {
+        EventFormat.ARROW: {"schema": {"type": "string", "format": "binary"}},
+        EventFormat.NDJSON: {"schema": {"type": "string"}},
+    },
+}
+
+
+@router.post(
+    "",
+    summary="Report events",
+    responses=documented(401, 413, 415, 507),
+    openapi_extra={"requestBody": BODY},
+)
+async def report_events(
+    request: Request,
+    sessions: Sessions,
+    log: Log,
+    operator: Operator,
+    now: Now,
+    kind: Annotated[EventKind | None, Query(description="of an Arrow stream; NDJSON rows carry their own")] = None,
+    content_type: Annotated[str, Header(include_in_schema=False)] = "",
+) -> ReceiptOut:
+    """Rows that break a rule are refused one by one and counted, the rest kept. A body that is not what it says it is
+    is refused whole. Sending a batch again is harmless: each event counts once.
+
+    Answers 507 when the log's disk is full; then nothing of the batch was kept.
+    """
+    event_format = _format_of(content_type)
+    if event_format is EventFormat.ARROW and kind is None:
+        raise InvalidField("kind", f"an Arrow stream needs one of {', '.join(EventKind)}")
+    body = await request.body()
+    return await run_in_threadpool(
+        _collect, sessions, log, body, event_format, kind, now_ms=round(now.timestamp() * 1e3)
+    )
+
+
+def _format_of(content_type: str) -> EventFormat:
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type not in tuple(EventFormat):
+        expected = " or ".join(EventFormat)
+        raise HTTPException(status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be {expected}")
+    return EventFormat(media_type)

@@ -1,0 +1,52 @@
+"""Quarantine: digests that may serve nowhere, and what leaves with them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, status
+
+from control_plane.api.deps import Now, Operator, Sessions
+from control_plane.api.errors import documented
+from control_plane.api.schemas import DigestText, GivenReason, MovedOut, QuarantinedOut, QuarantineIn, QuarantineOut
+from control_plane.domain.model_version import Digest
+from control_plane.registry import rollouts
+
+router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
+
+
+@router.get("", summary="List the quarantined digests", responses=documented())
+def list_quarantined(sessions: Sessions) -> QuarantineOut:
+    with sessions.reading() as session:
+        found = rollouts.list_quarantined(session)
+    return QuarantineOut(quarantined=[QuarantinedOut.model_validate(entry, from_attributes=True) for entry in found])
+
+
+@router.post(
+    "",
+    summary="Quarantine a digest",
+    status_code=status.HTTP_201_CREATED,
+    responses=documented(401, 404, 409),
+)
+def quarantine(body: QuarantineIn, sessions: Sessions, operator: Operator, now: Now) -> MovedOut:
+    """Every surface that uses the digest moves off it in one transaction, or none does: 409 if one has nowhere to go."""
+    digest = Digest(body.digest)
+    with sessions.writing() as session:
+        moved = rollouts.quarantine(session, digest, by=operator, reason=body.reason, now=now)
+    return MovedOut(digest=digest, surfaces=[str(surface) for surface in moved])
+
+
+@router.delete(
+    "/{digest}",
+    summary="Let a digest out of quarantine",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=documented(401, 404),
+)
+def release(
+    digest: Annotated[DigestText, Path()],
+    reason: Annotated[GivenReason, Query()],
+    sessions: Sessions,
+    operator: Operator,
+    now: Now,
+) -> None:
+    """It may be rolled out again; nothing goes back to it by itself."""
+    with sessions.writing() as session:
+        rollouts.release_quarantine(session, Digest(digest), by=operator, reason=reason, now=now)

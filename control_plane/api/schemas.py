@@ -1,0 +1,410 @@
+"""What crosses HTTP: `…In` is checked here once, `…Out` is rendered from domain and registry values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from control_plane.api.standing import Standing
+from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import Part, Surface, VersionId
+from control_plane.domain.moments import ServingCounts
+from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_reader import Reader
+from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.split import Split
+from control_plane.domain.surface_graph import Edge
+from control_plane.domain.verdict import Verdict
+from control_plane.plan_file import MAX_PLAN_CHARACTERS, read_plan
+from control_plane.registry.evidence import StoredVerdict
+from control_plane.registry.history import Entry
+from control_plane.registry.model_versions import VersionRecord
+from control_plane.registry.runtimes import Heartbeat
+from control_plane.registry.surfaces import SurfaceState
+
+MAX_ENTRIES = 1_000  # surfaces, versions or rows that one request may name
+MAX_NUMBER = 2**53  # counts stay exact in every JSON reader
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+VersionName = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+DigestText = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+RuntimeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+Reason = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$", strip_whitespace=True)]
+GivenReason = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+Generation = Annotated[int, Field(ge=0, le=2**31 - 1)]  # the registry's integer column
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+
+
+class In(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class SurfaceIn(In):
+    surface: Name
+    view_types: list[Name] = Field(min_length=1, max_length=MAX_ENTRIES)
+
+
+class AdoptIn(In):
+    version_id: VersionName
+    reason: GivenReason
+    seen_generation: Generation | None = None
+
+
+class RollBackIn(In):
+    reason: Reason = ""
+
+
+class VersionIn(In):
+    artifact_uri: Annotated[str, StringConstraints(min_length=1, max_length=4_096, pattern=r"^[^\x00]+$")]
+
+
+class PlanIn(In):
+    plan: dict[str, Any] | None = Field(None, description="the plan as a mapping")
+    plan_yaml: Annotated[str, StringConstraints(max_length=MAX_PLAN_CHARACTERS)] | None = Field(
+        None, description="the plan as a YAML file's text; errors then carry the line"
+    )
+
+    def read_plan(self) -> RolloutPlan:
+        if (self.plan is None) == (self.plan_yaml is None):
+            raise InvalidField("plan", "give one of plan and plan_yaml")
+        return RolloutPlan.from_mapping(self.plan) if self.plan_yaml is None else read_plan(self.plan_yaml)
+
+
+class RolloutIn(PlanIn):
+    surface: Name
+    candidate: VersionName
+
+
+class CommandIn(In):
+    command: Command
+    seen_generation: Generation | None = Field(None, description="of the surface; 409 if it has moved since")
+    reason: Reason = Field("", description="required to advance without a passing verdict")
+    verdict_id: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(None, description="the verdict acted on")
+
+
+class EdgeIn(In):
+    upstream: Name
+    downstream: Name
+    share: str = Field(description="what upstream's candidate must hold, like '25%' or '500bp'", max_length=40)
+    held: str = Field(description="for how long, like '24h'", max_length=40)
+
+    def to_edge(self, path: str) -> Edge:
+        reader = Reader({"share": self.share, "held": self.held}, path)
+        return Edge(
+            upstream=Surface(self.upstream),
+            downstream=Surface(self.downstream),
+            share_bp=reader.share("share", least=1),
+            held_seconds=reader.duration("held", 0.0),
+        )
+
+
+class ReleaseIn(PlanIn):
+    candidates: dict[Name, VersionName] = Field(min_length=1, max_length=MAX_ENTRIES)
+    edges: list[EdgeIn] = Field(default_factory=list, max_length=MAX_ENTRIES)
+
+
+class QuarantineIn(In):
+    digest: DigestText
+    reason: GivenReason
+
+
+class CountsIn(In):
+    requests: Count = 0
+    errors: Count = 0
+    timeouts: Count = 0
+    scores: Count = 0
+    bad_scores: Count = 0
+    distinct_scores: Count = 0
+
+
+class HeartbeatIn(In):
+    generations: dict[Name, Generation] = Field(default_factory=dict, max_length=MAX_ENTRIES)
+    loaded: list[VersionName] = Field(default_factory=list, max_length=MAX_ENTRIES)
+    counts: dict[VersionName, CountsIn] = Field(default_factory=dict, max_length=MAX_ENTRIES)
+    shadow_dropped: Count = 0
+    splits_mode: Annotated[str, StringConstraints(pattern=r"^[a-z_]{0,40}$")] = ""
+
+    def to_heartbeat(self, runtime_id: str) -> Heartbeat:
+        return Heartbeat(
+            runtime_id=runtime_id,
+            generations=dict(self.generations),
+            loaded=tuple(VersionId(version) for version in self.loaded),
+            counts={VersionId(name): ServingCounts(**counts.model_dump()) for name, counts in self.counts.items()},
+            shadow_dropped=self.shadow_dropped,
+            splits_mode=self.splits_mode,
+        )
+
+
+class SurfaceOut(BaseModel):
+    """One surface's row of truth."""
+
+    surface: str
+    view_types: list[str]
+    generation: int
+    stable: str | None
+    candidate: str | None
+    candidate_bp: int
+    shadow: str | None
+    shadow_sample_bp: int
+    last_proven: str | None
+    rollout_id: int | None
+    unwatched_seconds: float | None
+    lease_renewed_at: datetime | None
+    changed_at: datetime
+
+    @classmethod
+    def of(cls, state: SurfaceState) -> "SurfaceOut":
+        return cls.model_validate(state, from_attributes=True)
+
+
+class SplitOut(BaseModel):
+    """What serves on one surface; `unwatched_seconds_left` counts down on the reader's monotonic clock."""
+
+    surface: str
+    generation: int
+    salt: str
+    stable: str
+    candidate: str | None
+    weights_bp: dict[str, int]
+    shadow: str | None
+    shadow_sample_bp: int
+    unwatched_seconds_left: float | None
+
+
+class SplitsOut(BaseModel):
+    """Every surface that serves, and where the versions lie that the splits name."""
+
+    splits: list[SplitOut]
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, splits: tuple[Split, ...], artifact_uris: Mapping[VersionId, str]) -> "SplitsOut":
+        rendered = [SplitOut.model_validate(split.to_json()) for split in splits]
+        return cls(splits=rendered, versions={str(version): uri for version, uri in artifact_uris.items()})
+
+
+class VersionOut(BaseModel):
+    version_id: str
+    surface: str
+    model_name: str
+    view_types: list[str]
+    digest: str
+    parts: dict[str, str]
+    training_run: str
+    artifact_uri: str
+    registered_at: datetime
+    registered_by: str
+    is_aborted: bool
+    quarantined_parts: list[str]
+
+    @classmethod
+    def of(cls, record: VersionRecord) -> "VersionOut":
+        version = record.manifest.version
+        return cls(
+            version_id=record.version_id,
+            surface=version.surface,
+            model_name=record.manifest.model_name,
+            view_types=list(record.manifest.view_types),
+            digest=version.digest,
+            parts={part.value: version.digest_of_part(part) for part in Part},
+            training_run=record.manifest.training_run,
+            artifact_uri=record.artifact_uri,
+            registered_at=record.registered_at,
+            registered_by=record.registered_by,
+            is_aborted=record.is_aborted,
+            quarantined_parts=list(record.quarantined_parts),
+        )
+
+
+class VerdictOut(BaseModel):
+    """One look of the judge, as stored; `/inputs` has what it looked at."""
+
+    verdict_id: int
+    rollout_id: int
+    at: datetime
+    code_version: str
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, stored: StoredVerdict) -> "VerdictOut":
+        return cls.model_validate(stored, from_attributes=True)
+
+
+class ExplainedVerdictOut(VerdictOut):
+    explanation: str = Field(description="the verdict in plain words")
+    verdict_json: str = Field(description="the verdict as stored, byte for byte")
+
+
+class RolloutFactsOut(BaseModel):
+    """One rollout as stored."""
+
+    rollout_id: int
+    surface: str
+    release_id: int | None
+    stable: str
+    candidate: str
+    phase: Phase
+    paused_phase: Phase | None
+    step: int = Field(description="index into the plan's steps; -1 before the ramp")
+    candidate_bp: int = Field(description="weight of the candidate as set")
+    next_share_bp: int
+    approvals: list[str]
+    approvals_needed: int
+    created_at: datetime
+    started_at: datetime | None
+    entered_at: datetime
+    first_generation: int
+    stage_generation: int
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> "RolloutFactsOut":
+        return cls(**_facts(rollout))
+
+
+class RolloutLineOut(RolloutFactsOut):
+    """One rollout, what it waits for, and how far the runtimes follow."""
+
+    generation: int = Field(description="of the surface; what a command's seen_generation is compared with")
+    waiting_for: str | None
+    until: datetime | None = Field(description="an estimate, where one exists")
+    live_runtimes: int
+    loaded_runtimes: int = Field(description="live ones that have the candidate in memory")
+    acknowledged_runtimes: int = Field(description="live ones that serve the present generation")
+    acknowledged_bp: int = Field(description="weight of the candidate as far as live runtimes acknowledged it")
+
+    @classmethod
+    def of_standing(cls, standing: Standing) -> "RolloutLineOut":
+        return cls(**_facts(standing.rollout), **_following(standing))
+
+
+class RolloutOut(RolloutLineOut):
+    """One rollout with its plan and its latest verdict."""
+
+    plan: dict[str, Any]
+    verdict: VerdictOut | None = Field(description="the latest")
+
+    @classmethod
+    def of_standing(cls, standing: Standing) -> "RolloutOut":
+        return cls(
+            **_facts(standing.rollout),
+            **_following(standing),
+            plan=standing.rollout.plan.to_mapping(),
+            verdict=None if standing.verdict is None else VerdictOut.of(standing.verdict),
+        )
+
+
+class EdgeOut(BaseModel):
+    upstream: str
+    downstream: str
+    share_bp: int
+    held_seconds: float
+
+
+class ReleaseOut(BaseModel):
+    """One checkpoint on its way over several surfaces."""
+
+    release_id: int
+    edges: list[EdgeOut]
+    rollouts: list[RolloutFactsOut]
+    blocked: dict[str, str] = Field(description="what each pending surface waits for")
+
+
+class QuarantinedOut(BaseModel):
+    """A digest that may serve nowhere."""
+
+    digest: str
+    at: datetime
+    by: str
+    reason: str
+
+
+class MovedOut(BaseModel):
+    digest: str
+    surfaces: list[str] = Field(description="that moved off it")
+
+
+class ReceiptOut(BaseModel):
+    """What became of a batch. Only the first refused rows are listed."""
+
+    accepted: int
+    refused: int
+    reasons: dict[str, int]
+    first_refused: list[dict[str, Any]]
+
+
+class RuntimeOut(BaseModel):
+    runtime_id: str
+    seen_at: datetime = Field(description="wall time of its last heartbeat")
+    generations: dict[str, int]
+    loaded: list[str]
+    counts: dict[str, ServingCounts]
+    shadow_dropped: int
+    splits_mode: str
+
+
+class ChangeOut(BaseModel):
+    """One change of one surface; `seq` is the generation it made."""
+
+    surface: str
+    seq: int
+    at: datetime
+    by: str
+    command: str
+    reason: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    rollout_id: int | None
+    verdict_id: int | None
+    code_version: str
+    previous_hash: str
+    hash: str
+
+    @classmethod
+    def of(cls, entry: Entry) -> "ChangeOut":
+        return cls(**{**asdict(entry), "before": json.loads(entry.before), "after": json.loads(entry.after)})
+
+
+class VerificationOut(BaseModel):
+    holds: bool
+    problems: list[str]
+
+
+class SurfacesOut(BaseModel):
+    surfaces: list[SurfaceOut]
+
+
+class VersionsOut(BaseModel):
+    versions: list[VersionOut]
+
+
+class RolloutsOut(BaseModel):
+    rollouts: list[RolloutLineOut]
+
+
+class VerdictsOut(BaseModel):
+    verdicts: list[VerdictOut]
+
+
+class QuarantineOut(BaseModel):
+    quarantined: list[QuarantinedOut]
+
+
+class RuntimesOut(BaseModel):
+    runtimes: list[RuntimeOut]
+
+
+class HistoryOut(BaseModel):
+    history: list[ChangeOut]
+
+
+def _facts(rollout: Rollout) -> dict[str, Any]:
+    names = set(RolloutFactsOut.model_fields) - {"approvals"}
+    return {**{name: getattr(rollout, name) for name in names}, "approvals": sorted(rollout.approvals)}
+
+
+def _following(standing: Standing) -> dict[str, Any]:
+    names = set(RolloutLineOut.model_fields) - set(RolloutFactsOut.model_fields)
+    return {name: getattr(standing, name) for name in names}

@@ -1,0 +1,126 @@
+"""What serves now, as runtimes read it: one snapshot for pollers, and a feed that wakes streams when it changed.
+
+Each process polls the registry for itself, so a change written by any replica, scheduler or person reaches
+every stream within a poll, whatever database lies below.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+from anyio import to_thread
+from sqlalchemy.orm import Session
+
+from control_plane.clock import Clock
+from control_plane.domain.model_version import VersionId
+from control_plane.domain.split import Split
+from control_plane.registry import model_versions, surfaces
+from control_plane.registry.session import Sessions
+from control_plane.registry.surfaces import SurfaceState
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05  # a bad candidate must be off every surface within a second, network and all
+BACKOFF_SECONDS = 1.0  # while the registry does not answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """`etag` changes with a generation or a renewed lease, and not because seconds tick."""
+
+    etag: str
+    splits: tuple[Split, ...]
+    artifact_uris: dict[VersionId, str]
+
+
+def etag_of(states: list[SurfaceState]) -> str:
+    marks = sorted((state.surface, state.generation, str(state.lease_renewed_at)) for state in states)
+    return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
+
+
+def read_snapshot(session: Session, clock: Clock, *, unless: str | None = None) -> Snapshot | None:
+    """The present splits, or None if the etag is still `unless`. Read in this order, a change between the two
+    reads is seen again at the next one, never missed."""
+    etag = etag_of(surfaces.list_surfaces(session))
+    if etag == unless:
+        return None
+    splits = tuple(surfaces.splits(session, now=clock()).values())
+    named = {version for split in splits for version in (split.stable, split.candidate, split.shadow)} - {None}
+    uris = {version: model_versions.get(session, version).artifact_uri for version in named if version is not None}
+    return Snapshot(etag=etag, splits=splits, artifact_uris=uris)
+
+
+class SplitFeed:
+    """Snapshots in the order they were read; polls only while someone listens."""
+
+    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._latest: Snapshot | None = None
+        self._changed = asyncio.Event()  # replaced at each change
+        self._wanted = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._thread = anyio.CapacityLimiter(1)  # its own: writers that wait for the registry take the common ones
+        self.listeners = 0
+
+    @asynccontextmanager
+    async def polling(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._poll())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def follow(self) -> AsyncIterator[Snapshot]:
+        """The present snapshot, then each later one; those that came while the caller was busy are skipped."""
+        with self._listening():
+            seen = await self._read(unless=None)
+            while True:
+                yield seen
+                seen = await self._after(seen)
+
+    async def _after(self, seen: Snapshot) -> Snapshot:
+        while self._latest is None or self._latest.etag == seen.etag:
+            await self._changed.wait()
+        return self._latest
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self.listeners += 1
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self.listeners -= 1
+            if self.listeners == 0:
+                self._wanted.clear()
+
+    async def _poll(self) -> None:
+        while True:
+            await self._wanted.wait()
+            try:
+                await self._read(unless=None if self._latest is None else self._latest.etag)
+                await asyncio.sleep(POLL_SECONDS)
+            except Exception:  # whatever ails the registry, streams outlive it: leases count down meanwhile
+                log.exception("the splits cannot be read; runtimes keep what they have")
+                await asyncio.sleep(BACKOFF_SECONDS)
+
+    async def _read(self, *, unless: str | None) -> Snapshot:
+        async with self._lock:
+            snapshot = await to_thread.run_sync(partial(self._load, unless), limiter=self._thread)
+            if snapshot is not None:
+                self._latest = snapshot
+                self._changed.set()
+                self._changed = asyncio.Event()
+            assert self._latest is not None
+            return self._latest
+
+    def _load(self, unless: str | None) -> Snapshot | None:
+        with self._sessions.reading() as session:
+            return read_snapshot(session, self._clock, unless=unless)

@@ -1,0 +1,59 @@
+"""Splits: what runtimes serve by; polled with an ETag, or followed as server-sent events."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response, status
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from control_plane.api.deps import Feed, Sessions, parts_of
+from control_plane.api.errors import documented
+from control_plane.api.schemas import SplitsOut
+from control_plane.api.split_feed import read_snapshot
+
+router = APIRouter(prefix="/v1/splits", tags=["splits"])
+
+EVENT = "splits"
+RETRY_MS = 500  # a client that lost its stream comes back after this long
+
+
+@router.get(
+    "",
+    summary="Read every split",
+    response_model=SplitsOut,
+    responses={**documented(), 304: {"description": "Nothing changed and no lease was renewed"}},
+)
+def read_splits(
+    request: Request,
+    response: Response,
+    sessions: Sessions,
+    if_none_match: Annotated[str | None, Header(description="the ETag of the answer last seen")] = None,
+) -> SplitsOut | Response:
+    """The ETag changes with a generation or a renewed lease, not with the seconds that are left of one."""
+    known = _known_etag(if_none_match)
+    with sessions.reading() as session:
+        snapshot = read_snapshot(session, parts_of(request).clock, unless=known)
+    if snapshot is None:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers={"ETag": f'"{known}"'})
+    response.headers["ETag"] = f'"{snapshot.etag}"'
+    response.headers["Cache-Control"] = "no-cache"
+    return SplitsOut.of(snapshot.splits, snapshot.artifact_uris)
+
+
+@router.get(
+    "/stream",
+    summary="Follow the splits",
+    response_class=EventSourceResponse,
+    responses=documented(),
+)
+async def follow_splits(feed: Feed) -> AsyncIterator[ServerSentEvent]:
+    """Event `splits`, with the same body as `GET /v1/splits`: on connecting, after each change, after each renewed
+    lease. The event id is the ETag. A slow reader skips snapshots and gets the latest."""
+    async for snapshot in feed.follow():
+        body = SplitsOut.of(snapshot.splits, snapshot.artifact_uris)
+        yield ServerSentEvent(event=EVENT, id=snapshot.etag, raw_data=body.model_dump_json(), retry=RETRY_MS)
+
+
+def _known_etag(if_none_match: str | None) -> str | None:
+    """The one ETag that a poller sends back; lists of several are answered in full."""
+    return None if if_none_match is None else if_none_match.strip().removeprefix("W/").strip('"')

@@ -1,0 +1,114 @@
+"""`surefoot demo`: starts the story, concludes it, and ends every process it started, however it ends."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+from control_plane.demo import services, stage_real, stage_simulated
+from control_plane.demo.checks import Checks
+from control_plane.demo.folder import fresh_folder
+from control_plane.demo.narrator import Narrator
+from control_plane.demo.processes import Processes
+from control_plane.demo.services import Addresses
+from control_plane.demo.story import Story
+from control_plane.domain.errors import ControlPlaneError
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+WATCH_SECONDS = 1.0
+
+
+def main(*, exits: bool, data_dir: Path, seed: int, port: int | None = None, runtime_port: int | None = None) -> int:
+    """Tell the story; 0 if every expected outcome happened. With `exits` it ends by itself, else on Ctrl-C."""
+    narrator = Narrator()
+    checks = Checks(expected=(*stage_real.EXPECTED, *stage_simulated.EXPECTED))
+    figures: dict[str, object] = {}
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(narrator, checks, figures, exits=exits, data_dir=data_dir, seed=seed, ports=(port, runtime_port))
+    except KeyboardInterrupt:
+        narrator.say("\nStopped; every process of the demo has ended.")
+        if not checks.is_complete:
+            return INTERRUPTED
+    except ControlPlaneError as error:
+        narrator.error(str(error))
+        figures["error"] = str(error).splitlines()[0]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    print(summary(narrator, checks, figures), flush=True)
+    return 0 if checks.all_happened else 1
+
+
+def summary(narrator: Narrator, checks: Checks, figures: dict[str, object]) -> str:
+    """The last line: one JSON object."""
+    return json.dumps(
+        {
+            "demo": "surefoot",
+            "ok": checks.all_happened,
+            "outcomes": checks.to_json(),
+            "seconds": {**narrator.seconds, "total": round(narrator.elapsed_seconds, 1)},
+            "figures": figures,
+        }
+    )
+
+
+def _run(
+    narrator: Narrator,
+    checks: Checks,
+    figures: dict[str, object],
+    *,
+    exits: bool,
+    data_dir: Path,
+    seed: int,
+    ports: tuple[int | None, int | None],
+) -> None:
+    folder = fresh_folder(data_dir)
+    addresses = services.choose_addresses(narrator, *ports)
+    with Processes(folder / "logs") as processes:
+        Story(
+            narrator=narrator,
+            processes=processes,
+            folder=folder,
+            seed=seed,
+            checks=checks,
+            addresses=addresses,
+            figures=figures,
+        ).tell()
+        _conclude(narrator, checks, addresses)
+        if not exits:
+            _leave_open(narrator, processes, addresses)
+
+
+def _conclude(narrator: Narrator, checks: Checks, addresses: Addresses) -> None:
+    narrator.say("")
+    rows = [
+        ("yes" if check.happened else "NO", check.name.replace("_", " "), check.detail) for check in checks.in_order()
+    ]
+    narrator.table("What was expected, and whether it happened (read over HTTP)", ("", "expected", "found"), list(rows))
+    narrator.say(f"{narrator.elapsed_seconds:.0f} s in all")
+
+
+def _leave_open(narrator: Narrator, processes: Processes, addresses: Addresses) -> None:
+    """Keep serving until Ctrl-C."""
+    url = addresses.control_plane
+    narrator.panel(
+        f"admin page   {url}/\n"
+        f"API          {url}/docs\n"
+        f"stop         Ctrl-C\n"
+        f"\n"
+        f"try next     SUREFOOT_PORT={services.port_of(url)} .venv/bin/surefoot rollout status\n"
+        f"             SUREFOOT_PORT={services.port_of(url)} .venv/bin/surefoot verdict explain 1\n"
+        f"             curl -s {url}/v1/history?limit=5\n"
+        f"             the 3 am button: curl -X POST {url}/v1/surfaces/search/rollback "
+        "-H 'Content-Type: application/json' -d '{\"reason\": \"trying it\"}'",
+        "Left open for you",
+    )
+    while True:
+        processes.check_alive("control-plane")
+        processes.check_alive("runtime")
+        time.sleep(WATCH_SECONDS)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from control_plane.domain.model_version import ModelVersion, Surface, VersionId, digest_of
+from control_plane.domain.manifest import Manifest
+from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Blame, Outcome, Rule, Verdict
@@ -12,6 +13,7 @@ NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 HOME_FEED = Surface("home_feed")
 STABLE = VersionId("a" * 16)
 CANDIDATE = VersionId("b" * 16)
+VIEW_TYPES = (ViewType("position_1"), ViewType("position_2"), ViewType("position_3"))
 
 
 def a_plan_mapping(**overrides: object) -> dict[str, object]:
@@ -85,3 +87,16 @@ def a_verdict(outcome: Outcome = Outcome.HOLD, **overrides: Any) -> Verdict:
         "generation": 1,
     }
     return Verdict(**{**fields, **overrides})
+
+
+def a_manifest(version: ModelVersion | None = None, **overrides: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        "version": version or a_version(),
+        "model_name": "unified",
+        "view_types": VIEW_TYPES,
+        "golden": digest_of(b"golden"),
+        "golden_tolerance": 1e-4,
+        "training_run": "run-1",
+        "config": {},
+    }
+    return Manifest(**{**fields, **overrides})

@@ -1,0 +1,126 @@
+"""What the judge said and what it saw. A stored verdict is a completed check: it renews the surface's lease."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from control_plane.domain.errors import UnknownName
+from control_plane.domain.model_version import digest_of
+from control_plane.domain.rollout import RolloutId
+from control_plane.domain.verdict import Rule, Verdict
+from control_plane.registry import leases
+from control_plane.registry.history import CODE_VERSION
+from control_plane.registry.tables import RolloutRow, SurfaceRow, VerdictInputsRow, VerdictRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredVerdict:
+    verdict_id: int
+    rollout_id: RolloutId
+    at: datetime
+    verdict: Verdict
+    code_version: str
+
+
+def record_verdict(
+    session: Session,
+    rollout_id: RolloutId,
+    verdict: Verdict,
+    inputs: bytes,
+    *,
+    now: datetime,
+    next_check_at: datetime | None,
+    epoch: int | None = None,
+) -> int:
+    """Store a verdict with its inputs, set the next check, renew the lease; return the verdict's id.
+
+    A verdict that says `ERROR` is stored, but completed no check: it leaves the lease to run out.
+    """
+    if epoch is not None:
+        leases.check(session, leases.SCHEDULER, epoch)
+    rollout = session.get(RolloutRow, rollout_id, populate_existing=True)
+    if rollout is None:
+        raise UnknownName("rollout", str(rollout_id))
+    if rollout.next_check_at is not None:  # a finished rollout is checked no more
+        rollout.next_check_at = next_check_at
+    row = VerdictRow(
+        rollout_id=rollout_id,
+        at=now,
+        outcome=verdict.outcome.value,
+        generation=verdict.generation,
+        verdict=verdict.to_json(),
+        inputs_digest=_store_inputs(session, inputs),
+        code_version=CODE_VERSION,
+    )
+    session.add(row)
+    if verdict.rule is not Rule.ERROR:
+        _renew_lease(session, rollout_id, now)
+    session.flush()
+    return row.verdict_id
+
+
+def get_verdict(session: Session, verdict_id: int) -> StoredVerdict:
+    return _stored(_row(session, verdict_id))
+
+
+def inputs(session: Session, verdict_id: int) -> bytes:
+    """What the judge saw, for `guardrails.replay`."""
+    digest = _row(session, verdict_id).inputs_digest
+    content = session.scalar(select(VerdictInputsRow.content).where(VerdictInputsRow.digest == digest))
+    assert content is not None, f"verdict {verdict_id} has lost its inputs"
+    return bytes(content)
+
+
+def latest(session: Session, rollout_id: RolloutId) -> StoredVerdict | None:
+    return next(iter(list_verdicts(session, rollout_id, 1)), None)
+
+
+def list_verdicts(session: Session, rollout_id: RolloutId, limit: int = 100) -> list[StoredVerdict]:
+    """The latest verdicts, newest first."""
+    rows = session.scalars(
+        select(VerdictRow)
+        .where(VerdictRow.rollout_id == rollout_id)
+        .order_by(VerdictRow.verdict_id.desc())
+        .limit(limit)
+    )
+    return [_stored(row) for row in rows]
+
+
+def _store_inputs(session: Session, content: bytes) -> str:
+    digest = digest_of(content)
+    if session.get(VerdictInputsRow, digest) is None:
+        session.add(VerdictInputsRow(digest=digest, content=content))
+        session.flush()
+    return digest
+
+
+def _renew_lease(session: Session, rollout_id: RolloutId, now: datetime) -> None:
+    """Never backwards; and only while the rollout is the surface's own, so that a late verdict renews nothing."""
+    session.execute(
+        update(SurfaceRow)
+        .where(
+            SurfaceRow.rollout_id == rollout_id,
+            or_(SurfaceRow.lease_renewed_at.is_(None), SurfaceRow.lease_renewed_at < now),
+        )
+        .values(lease_renewed_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _row(session: Session, verdict_id: int) -> VerdictRow:
+    row = session.get(VerdictRow, verdict_id)
+    if row is None:
+        raise UnknownName("verdict", str(verdict_id))
+    return row
+
+
+def _stored(row: VerdictRow) -> StoredVerdict:
+    return StoredVerdict(
+        verdict_id=row.verdict_id,
+        rollout_id=RolloutId(row.rollout_id),
+        at=row.at,
+        verdict=Verdict.from_json(row.verdict),
+        code_version=row.code_version,
+    )

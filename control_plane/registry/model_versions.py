@@ -1,0 +1,176 @@
+"""Which versions exist, and which of them may serve."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quarantined, UnknownName
+from control_plane.domain.manifest import Manifest
+from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId
+from control_plane.registry import surfaces
+from control_plane.registry.tables import ModelVersionRow, QuarantineRow
+
+PART_COLUMNS = {
+    Part.TRUNK: ModelVersionRow.trunk,
+    Part.SURFACE_EXPORT: ModelVersionRow.surface_export,
+    Part.CALIBRATOR: ModelVersionRow.calibrator,
+    Part.FEATURE_SIGNATURE: ModelVersionRow.feature_signature,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionRecord:
+    """`quarantined_parts` names those of its parts whose digests may serve nowhere now."""
+
+    version_id: VersionId
+    manifest: Manifest
+    artifact_uri: str
+    registered_at: datetime
+    registered_by: str
+    is_aborted: bool
+    quarantined_parts: tuple[str, ...]
+
+
+def register(session: Session, manifest: Manifest, *, artifact_uri: str, by: str, now: datetime) -> VersionRecord:
+    """Store a version; the same bytes again are the same version, and move where it is read from.
+
+    Raises:
+        UnknownName: no such surface.
+        InvalidManifest: a view type of the surface is missing, or the inputs changed under the same model name.
+        AlreadyExists: the same parts with another golden check or config.
+    """
+    _check_fits(session, manifest)
+    known = session.get(ModelVersionRow, manifest.version.version_id, populate_existing=True)
+    if known is not None:
+        if known.manifest != manifest.to_json():
+            raise AlreadyExists("version", known.version_id)
+        known.artifact_uri = artifact_uri
+        session.flush()
+        return _record(known, quarantined_among(session, [known]))
+    row = _new_row(manifest, artifact_uri=artifact_uri, by=by, now=now)
+    session.add(row)
+    try:
+        session.flush()
+    except IntegrityError as error:  # PostgreSQL: registered by someone else in this very moment
+        raise AlreadyExists("version", manifest.version.version_id) from error
+    return _record(row, quarantined_among(session, [row]))
+
+
+def get(session: Session, version_id: VersionId) -> VersionRecord:
+    row = _row(session, version_id)
+    return _record(row, quarantined_among(session, [row]))
+
+
+def list_versions(session: Session, surface: Surface | None = None) -> list[VersionRecord]:
+    """All versions, the latest registered first."""
+    query = select(ModelVersionRow).order_by(ModelVersionRow.registered_at.desc(), ModelVersionRow.version_id)
+    if surface is not None:
+        query = query.where(ModelVersionRow.surface == surface)
+    rows = session.scalars(query.execution_options(populate_existing=True)).all()
+    quarantined = quarantined_among(session, rows)
+    return [_record(row, quarantined) for row in rows]
+
+
+def known_version_ids(session: Session) -> frozenset[VersionId]:
+    return frozenset(VersionId(version_id) for version_id in session.scalars(select(ModelVersionRow.version_id)))
+
+
+def check_may_serve(session: Session, version_id: VersionId, surface: Surface) -> None:
+    """Refuse a version of another surface, one with a quarantined part, and one that was aborted."""
+    row = _row(session, version_id)
+    if row.surface != surface:
+        raise UnknownName(f"version of {surface}", version_id, known=_ids_of(session, surface))
+    for digest, reason in quarantined_among(session, [row]).items():
+        raise Quarantined(digest, reason=reason)
+    if row.aborted_at is not None:
+        raise Quarantined(version_id, reason=f"taken back on {row.aborted_at:%Y-%m-%d}: {row.aborted_because}")
+
+
+def mark_aborted(session: Session, version_id: VersionId, *, now: datetime, because: str) -> None:
+    session.execute(
+        update(ModelVersionRow)
+        .where(ModelVersionRow.version_id == version_id, ModelVersionRow.aborted_at.is_(None))
+        .values(aborted_at=now, aborted_because=because)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def versions_with(session: Session, digests: Collection[Digest]) -> frozenset[VersionId]:
+    """The versions, on any surface, that one of these digests is a part of."""
+    found = session.scalars(
+        select(ModelVersionRow.version_id).where(or_(*(column.in_(digests) for column in PART_COLUMNS.values())))
+    )
+    return frozenset(VersionId(version_id) for version_id in found)
+
+
+def quarantined_among(session: Session, rows: Sequence[ModelVersionRow]) -> dict[str, str]:
+    """Quarantined digests and their reasons, of those that these versions are made of."""
+    digests = {getattr(row, part) for row in rows for part in Part}
+    if not digests:
+        return {}
+    query = select(QuarantineRow.digest, QuarantineRow.reason).where(QuarantineRow.released_at.is_(None))
+    if len(rows) == 1:
+        query = query.where(QuarantineRow.digest.in_(digests))
+    return {found.digest: found.reason for found in session.execute(query) if found.digest in digests}
+
+
+def _check_fits(session: Session, manifest: Manifest) -> None:
+    version = manifest.version
+    surface = surfaces.get(session, version.surface)
+    missing = [view_type for view_type in surface.view_types if view_type not in manifest.view_types]
+    if missing:
+        raise InvalidManifest("view_types", f"{surface.surface} also serves {', '.join(missing)}")
+    signature = session.scalar(
+        select(ModelVersionRow.feature_signature)
+        .where(ModelVersionRow.surface == version.surface, ModelVersionRow.model_name == manifest.model_name)
+        .limit(1)
+    )
+    if signature is not None and signature != version.feature_signature:
+        raise InvalidManifest(
+            "digests.feature_signature",
+            f"{manifest.model_name} on {version.surface} takes inputs {signature}; others need another model_name",
+        )
+
+
+def _new_row(manifest: Manifest, *, artifact_uri: str, by: str, now: datetime) -> ModelVersionRow:
+    version: ModelVersion = manifest.version
+    return ModelVersionRow(
+        version_id=version.version_id,
+        surface=version.surface,
+        model_name=manifest.model_name,
+        **{part.value: version.digest_of_part(part) for part in Part},
+        manifest=manifest.to_json(),
+        artifact_uri=artifact_uri,
+        registered_at=now,
+        registered_by=by,
+        aborted_because="",
+    )
+
+
+def _row(session: Session, version_id: VersionId) -> ModelVersionRow:
+    row = session.get(ModelVersionRow, version_id, populate_existing=True)
+    if row is None:
+        raise UnknownName("version", version_id)
+    return row
+
+
+def _ids_of(session: Session, surface: Surface) -> Sequence[str]:
+    latest = select(ModelVersionRow.version_id).where(ModelVersionRow.surface == surface)
+    return session.scalars(latest.order_by(ModelVersionRow.registered_at.desc()).limit(5)).all()
+
+
+def _record(row: ModelVersionRow, quarantined: Collection[str]) -> VersionRecord:
+    manifest = Manifest.from_json(row.manifest)
+    return VersionRecord(
+        version_id=VersionId(row.version_id),
+        manifest=manifest,
+        artifact_uri=row.artifact_uri,
+        registered_at=row.registered_at,
+        registered_by=row.registered_by,
+        is_aborted=row.aborted_at is not None,
+        quarantined_parts=tuple(part.value for part in Part if manifest.version.digest_of_part(part) in quarantined),
+    )

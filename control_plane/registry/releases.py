@@ -1,0 +1,73 @@
+"""One checkpoint over several surfaces: its edges, and how far each surface is. `rollouts` is the writer."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from control_plane.domain.errors import UnknownName
+from control_plane.domain.model_version import Surface
+from control_plane.domain.rollout import Phase
+from control_plane.domain.surface_graph import Edge, Progress, check_edges
+from control_plane.domain.verdict import Answer, Outcome, Verdict
+from control_plane.registry import evidence, rollout_rows
+from control_plane.registry.tables import ReleaseRow, RolloutRow
+
+
+def insert(session: Session, edges: Sequence[Edge], surfaces: Sequence[Surface], *, by: str, now: datetime) -> int:
+    check_edges(edges, surfaces)
+    row = ReleaseRow(
+        edges=[
+            {
+                "upstream": edge.upstream,
+                "downstream": edge.downstream,
+                "share_bp": edge.share_bp,
+                "held_seconds": edge.held_seconds,
+            }
+            for edge in edges
+        ],
+        created_at=now,
+        created_by=by,
+    )
+    session.add(row)
+    session.flush()
+    return row.release_id
+
+
+def edges(session: Session, release_id: int) -> tuple[Edge, ...]:
+    row = session.get(ReleaseRow, release_id)
+    if row is None:
+        raise UnknownName("release", str(release_id))
+    return tuple(
+        Edge(
+            upstream=Surface(edge["upstream"]),
+            downstream=Surface(edge["downstream"]),
+            share_bp=edge["share_bp"],
+            held_seconds=edge["held_seconds"],
+        )
+        for edge in row.edges
+    )
+
+
+def progress(session: Session, release_id: int) -> dict[Surface, Progress]:
+    rows = session.scalars(
+        select(RolloutRow).where(RolloutRow.release_id == release_id).execution_options(populate_existing=True)
+    )
+    return {Surface(row.surface): _progress_of(session, row) for row in rows}
+
+
+def _progress_of(session: Session, row: RolloutRow) -> Progress:
+    rollout = rollout_rows.rollout_of(row)
+    latest = evidence.latest(session, rollout.rollout_id)
+    return Progress(
+        candidate_bp=rollout.candidate_bp,
+        share_since=row.share_since,
+        is_green=latest is not None and _is_green(latest.verdict),
+        was_rolled_back=rollout.phase is Phase.ROLLED_BACK,
+    )
+
+
+def _is_green(verdict: Verdict) -> bool:
+    is_harmed = any(finding.gates and finding.answer is Answer.HARM for finding in verdict.findings)
+    return verdict.outcome is not Outcome.ROLL_BACK and not is_harmed

@@ -1,0 +1,28 @@
+"""`python -m model_runtime serve|open-bandit|train|export`; each takes its own options."""
+
+import sys
+from collections.abc import Sequence
+
+USAGE = "usage: python -m model_runtime serve|open-bandit|train|export [options]; --help after each says more"
+
+
+def main(argv: Sequence[str]) -> int:
+    match list(argv[:1]):
+        case ["serve"]:
+            from model_runtime import server  # nothing of training, whose needs a serving machine may not meet
+
+            return server.main(argv[1:])
+        case ["open-bandit" | "train" | "export"]:
+            from model_runtime.training import cli  # nothing of serving
+
+            return cli.main(list(argv))
+        case ["-h" | "--help"]:
+            print(USAGE)
+            return 0
+        case _:
+            print(USAGE, file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

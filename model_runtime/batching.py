@@ -1,0 +1,85 @@
+"""Cutting batches to what one forward may hold, and joining small ones; pure.
+
+The user part of the network runs once per unique user of a forward, so the number of users bounds its memory.
+Shapes: U users, N rows of a batch, M rows of a part of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_runtime.networks.features import RowBatch
+
+USER_FIELDS = tuple(field.name for field in fields(RowBatch) if field.name.endswith(("_UC", "_UD", "_UL")))
+ROW_FIELDS = tuple(field.name for field in fields(RowBatch) if field.name not in USER_FIELDS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A part of a batch, and which rows of the whole its rows are."""
+
+    batch: RowBatch
+    row_M: NDArray[np.int64]
+
+
+def pieces(batch: RowBatch, *, max_users: int, max_rows: int) -> Iterator[Piece]:
+    """Cut a batch into pieces of at most `max_users` users and `max_rows` rows; each row is in one of them.
+
+    A user with more rows than fit appears in several pieces. Users without rows appear in none, unless the
+    batch passes whole.
+    """
+    if batch.num_users <= max_users and batch.num_rows <= max_rows:
+        yield Piece(batch=batch, row_M=np.arange(batch.num_rows))
+        return
+    order_N = _by_user(batch.user_index_N)
+    user_N = batch.user_index_N[order_N]
+    start = 0
+    while start < batch.num_rows:
+        first_user = user_N[start]
+        end = min(start + max_rows, int(np.searchsorted(user_N, first_user + max_users)))
+        user_slice = slice(int(first_user), int(user_N[end - 1]) + 1)
+        yield _piece(batch, order_N[start:end], user_slice)
+        start = end
+
+
+def of_users(batch: RowBatch, is_wanted_U: NDArray[np.bool_]) -> Piece:
+    """The wanted users alone, with all their rows, in the order they had."""
+    new_index_U = np.cumsum(is_wanted_U) - 1
+    row_M = np.flatnonzero(is_wanted_U[batch.user_index_N])
+    part = {name: getattr(batch, name)[is_wanted_U] for name in USER_FIELDS}
+    part |= {name: getattr(batch, name)[row_M] for name in ROW_FIELDS}
+    part["user_index_N"] = new_index_U[part["user_index_N"]]
+    return Piece(batch=RowBatch(**part), row_M=row_M)
+
+
+def one_user_each(batch: RowBatch, row_M: NDArray[np.int64]) -> RowBatch:
+    """The named rows, each with its user to itself, in the named order."""
+    user_M = batch.user_index_N[row_M]
+    part = {name: getattr(batch, name)[user_M] for name in USER_FIELDS}
+    part |= {name: getattr(batch, name)[row_M] for name in ROW_FIELDS}
+    part["user_index_N"] = np.arange(len(row_M))
+    return RowBatch(**part)
+
+
+def join(batches: Sequence[RowBatch]) -> RowBatch:
+    """One batch of all rows in order; users of different batches stay apart, even where they are equal."""
+    joined = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in USER_FIELDS + ROW_FIELDS}
+    users_before = np.cumsum([0, *(batch.num_users for batch in batches[:-1])])
+    rows = [batch.num_rows for batch in batches]
+    joined["user_index_N"] = joined["user_index_N"] + np.repeat(users_before, rows)
+    return RowBatch(**joined)
+
+
+def _by_user(user_index_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    if np.all(user_index_N[1:] >= user_index_N[:-1]):
+        return np.arange(len(user_index_N))
+    return np.argsort(user_index_N, kind="stable")
+
+
+def _piece(batch: RowBatch, row_M: NDArray[np.int64], user_slice: slice) -> Piece:
+    part = {name: getattr(batch, name)[user_slice] for name in USER_FIELDS}
+    part |= {name: getattr(batch, name)[row_M] for name in ROW_FIELDS}
+    part["user_index_N"] = part["user_index_N"] - user_slice.start
+    return Piece(batch=RowBatch(**part), row_M=row_M)

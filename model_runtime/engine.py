@@ -1,0 +1,276 @@
+"""The scoring runtime without its HTTP door: splits in, scores out, events and heartbeats away.
+
+Shapes: U users, N rows of a request, S impressions shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from control_plane.domain.errors import InvalidField, UnknownName
+from control_plane.domain.events import EventKind
+from control_plane.domain.model_version import Surface, VersionId
+from control_plane.domain.split import Arm, Split
+from model_runtime.batching import one_user_each
+from model_runtime.checkpoints import LoadedVersion
+from model_runtime.event_sink import EventSink, now_ms
+from model_runtime.heartbeat import Heartbeat
+from model_runtime.impressions import ImpressionIds, Impressions
+from model_runtime.networks.features import FeatureSpec, RowBatch, check_batch
+from model_runtime.protocol import InferRequest, Tensor
+from model_runtime.residency import Residency
+from model_runtime.router import arms, shadowed
+from model_runtime.scorer import HEADS, NOTHING_SHOWN, Routed, Scorer, Scores, Unavailable, best_rows
+from model_runtime.settings import RuntimeSettings
+from model_runtime.shadow import Shadow, ShadowJob
+from model_runtime.split_client import SplitClient, SplitTable
+from model_runtime.tally import Tally
+
+BATCH_FIELDS = tuple(field.name for field in fields(RowBatch))
+USER_KEY = "user_key"
+LAST_KNOWN_GOOD = "splits.json"
+LATEST_MS = 1 << 53  # what a JSON number carries exactly
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inference:
+    """Outputs by name; `parameters` say which split answered."""
+
+    outputs: Mapping[str, Tensor]
+    version_id: VersionId
+    parameters: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Showing:
+    """The caller asked us to pick each user's best row and to log it as shown."""
+
+    served_at_ms: int
+
+
+class Engine:
+    """Owns every part and thread of the runtime; `infer` may be called from many threads."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        url, token = settings.control_plane, settings.token
+        self.settings = settings
+        self.residency = Residency(device=settings.device, on_settled=self._apply_splits)
+        self.tally = Tally()
+        self.scorer = Scorer(
+            self.residency,
+            self.tally,
+            max_users=settings.max_users_per_forward,
+            max_rows=settings.max_rows_per_forward,
+            slow_seconds=settings.slow_forward_seconds,
+        )
+        self.table = SplitTable(is_ready=self._is_ready)
+        self.sink = EventSink(url, token=token, max_rows=settings.event_buffer_rows)
+        self.shadow = Shadow(self.residency, self.scorer, self.sink, max_rows=settings.shadow_queue_rows)
+        self.client = SplitClient(
+            self.table,
+            url,
+            path=settings.data_dir / LAST_KNOWN_GOOD,
+            on_change=self._apply_splits,
+            token=token,
+            poll_seconds=settings.poll_seconds,
+        )
+        self.heartbeat = Heartbeat(
+            url, settings.runtime_id, self.report, token=token, seconds=settings.heartbeat_seconds
+        )
+        self._impression_ids = ImpressionIds()
+
+    def start(self) -> None:
+        for part in (self.residency, self.sink, self.shadow, self.client, self.heartbeat):
+            part.start()
+
+    def stop(self) -> None:
+        """Let queued shadow work and events out, as far as the settings' time allows; then end every thread."""
+        self.shadow.drain(self.settings.stop_seconds)
+        self.shadow.stop()
+        self.sink.stop(self.settings.stop_seconds)
+        self.heartbeat.stop()
+        self.client.stop()
+        self.residency.stop()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Wait until all that was shown is with the control plane and every shadow is done; False out of time."""
+        return self.shadow.drain(timeout_seconds) and self.sink.flush(timeout_seconds)
+
+    def infer(self, surface: Surface, version_id: VersionId | None, request: InferRequest) -> Inference:
+        """Score a request with the version it names, or with each user's arm.
+
+        Raises:
+            InvalidField: an input or parameter that breaks its contract.
+            UnknownName: no such surface, or no such version in memory.
+            Unavailable: nothing can answer now.
+        """
+        showing = _showing(request.parameters)
+        if version_id is None:
+            return self._infer_routed(self.split(surface), request, showing)
+        if showing is not None:
+            raise InvalidField("parameters.show", "needs a routed request; this one names its version")
+        version = self.version(surface, version_id)
+        scores = self.scorer.score(version, self._batch(version.spec, surface, request))
+        if scores.bad_rows().all():
+            raise Unavailable(f"version {version_id} has no sound score for any row")
+        return Inference(outputs=_score_outputs(scores), version_id=version_id, parameters={})
+
+    def split(self, surface: Surface) -> Split:
+        """What serves on a surface now; `Unavailable` while it loads or before any split is known."""
+        if (split := self.table.split(surface)) is not None:
+            return split
+        known = sorted(self.table.splits())
+        if surface in self.table.ordered():
+            raise Unavailable(f"{surface}: its stable version is loading")
+        if not known:
+            raise Unavailable("no split is known yet; the control plane was not reached")
+        raise UnknownName("surface", surface, known=known)
+
+    def version(self, surface: Surface, version_id: VersionId) -> LoadedVersion:
+        """A version in memory, of this surface."""
+        version = self.residency.get(version_id)
+        if version is None or version.manifest.version.surface != surface:
+            of_surface = [v for v, its_surface in self.versions() if its_surface == surface]
+            raise UnknownName(f"loaded version of {surface}", version_id, known=of_surface)
+        return version
+
+    def versions(self) -> list[tuple[VersionId, Surface]]:
+        loaded = [(version_id, self.residency.get(version_id)) for version_id in self.residency.loaded()]
+        return [(version_id, v.manifest.version.surface) for version_id, v in loaded if v is not None]
+
+    def report(self) -> dict[str, object]:
+        """A heartbeat's body."""
+        return {
+            "generations": {surface: split.generation for surface, split in self.table.splits().items()},
+            "loaded": list(self.residency.loaded()),
+            "counts": {version_id: asdict(counts) for version_id, counts in self.tally.counts().items()},
+            "shadow_dropped": self.shadow.dropped,
+            "splits_mode": self.client.mode,
+        }
+
+    def _apply_splits(self) -> None:
+        """Load what the splits name, and let those take effect whose versions are there."""
+        self.residency.want(self.table.wanted())
+        self.table.settle()
+        self.heartbeat.hurry()
+
+    def _is_ready(self, split: Split) -> bool:
+        """Stable is in memory, and a candidate with weight is there or known not to load: stable answers for it."""
+        waits_for_candidate = split.candidate_bp > 0 and not self.residency.is_settled(split.version_of(Arm.CANDIDATE))
+        return self.residency.get(split.stable) is not None and not waits_for_candidate
+
+    def _infer_routed(self, split: Split, request: InferRequest, showing: Showing | None) -> Inference:
+        stable = self.residency.get(split.stable)
+        if stable is None:
+            raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
+        batch = self._batch(stable.spec, split.surface, request)
+        user_key_U = _user_keys(request, batch.num_users)
+        routed = self.scorer.score_routed(split, arms(split, user_key_U), batch)
+        outputs = {**_score_outputs(routed.scores), "arm": routed.arm_U}
+        if showing is not None:
+            outputs |= self._show(split, showing, stable, routed, batch, user_key_U)
+        return Inference(outputs=outputs, version_id=split.stable, parameters=_parameters_of(split))
+
+    def _show(
+        self,
+        split: Split,
+        showing: Showing,
+        stable: LoadedVersion,
+        routed: Routed,
+        batch: RowBatch,
+        user_key_U: NDArray[np.uint64],
+    ) -> dict[str, Tensor]:
+        """Pick each user's row, log it, and let the shadow look at a sample of what stable served."""
+        shown_row_U = best_rows(routed.scores.click_N, batch.user_index_N, batch.num_users)
+        impression_id_U = self._impression_ids.take(batch.num_users)
+        is_shown_U = shown_row_U != NOTHING_SHOWN
+        row_S, arm_S = shown_row_U[is_shown_U], routed.arm_U[is_shown_U]
+        impressions = Impressions(
+            surface=split.surface,
+            generation=split.generation,
+            served_at_ms=showing.served_at_ms,
+            view_types=stable.manifest.view_types,
+            impression_id_S=impression_id_U[is_shown_U],
+            user_key_S=user_key_U[is_shown_U],
+            view_type_S=batch.view_type_N[row_S],
+        )
+        self.sink.put(EventKind.EXPOSURE, impressions.exposures(split, arm_S, routed.scores.click_N[row_S]))
+        self._offer_to_shadow(split, impressions, arm_S, batch, row_S)
+        return {"shown_row": shown_row_U, "impression_id": impression_id_U}
+
+    def _offer_to_shadow(
+        self,
+        split: Split,
+        impressions: Impressions,
+        arm_S: NDArray[np.int64],
+        batch: RowBatch,
+        row_S: NDArray[np.int64],
+    ) -> None:
+        is_sampled_S = shadowed(split, impressions.user_key_S) & (arm_S == Arm.STABLE)
+        if split.shadow is None or not is_sampled_S.any():
+            return
+        make = partial(_shadow_job, split.shadow, impressions, is_sampled_S, batch, row_S)
+        self.shadow.offer(int(is_sampled_S.sum()), make)
+
+    def _batch(self, spec: FeatureSpec, surface: Surface, request: InferRequest) -> RowBatch:
+        for name in request.tensors:
+            if name not in BATCH_FIELDS and name != USER_KEY:
+                known = ", ".join((*BATCH_FIELDS, USER_KEY))
+                raise InvalidField(name, f"is not an input of {surface}; known: {known}")
+        for name in BATCH_FIELDS:
+            if name not in request.tensors:
+                raise InvalidField(name, "is missing from the inputs")
+        batch = RowBatch(**{name: request.tensors[name] for name in BATCH_FIELDS})  # type: ignore[arg-type]  # checked below
+        if max(batch.num_rows, batch.num_users) > self.settings.max_rows:
+            raise InvalidField("user_index_N", f"may hold at most {self.settings.max_rows} rows, and as many users")
+        return check_batch(spec, surface, batch)
+
+
+def _shadow_job(
+    version_id: VersionId,
+    impressions: Impressions,
+    is_sampled_S: NDArray[np.bool_],
+    batch: RowBatch,
+    row_S: NDArray[np.int64],
+) -> ShadowJob:
+    return ShadowJob(
+        version_id=version_id,
+        impressions=impressions.where(is_sampled_S),
+        batch=one_user_each(batch, row_S[is_sampled_S]),
+    )
+
+
+def _showing(parameters: Mapping[str, object]) -> Showing | None:
+    if "shown_row" in parameters:
+        raise InvalidField("parameters.shown_row", "is not supported; ask for the output shown_row")
+    show = parameters.get("show", 0)
+    if not isinstance(show, int) or show not in (0, 1):
+        raise InvalidField("parameters.show", f"must be 0 or 1, not {show!r}")
+    served_at_ms = parameters.get("served_at_ms")
+    if served_at_ms is None:
+        served_at_ms = now_ms()
+    if isinstance(served_at_ms, bool) or not isinstance(served_at_ms, int) or not 0 <= served_at_ms < LATEST_MS:
+        raise InvalidField("parameters.served_at_ms", f"must be milliseconds since the epoch, not {served_at_ms!r}")
+    return Showing(served_at_ms=served_at_ms) if show else None
+
+
+def _user_keys(request: InferRequest, num_users: int) -> NDArray[np.uint64]:
+    found = request.tensors.get(USER_KEY)
+    if found is None:
+        raise InvalidField(USER_KEY, "is missing; a request that names no version is routed by it")
+    if found.dtype != np.uint64:
+        raise InvalidField(USER_KEY, f"must be UINT64, not {found.dtype.name}")
+    if found.shape != (num_users,):
+        raise InvalidField(USER_KEY, f"must have the shape ({num_users},), not {found.shape}")
+    return found.astype(np.uint64, copy=False)
+
+
+def _score_outputs(scores: Scores) -> dict[str, Tensor]:
+    return {head: getattr(scores, f"{head}_N") for head in HEADS}
+
+
+def _parameters_of(split: Split) -> dict[str, object]:
+    return {"generation": split.generation, "stable": split.stable, "candidate": split.candidate or ""}

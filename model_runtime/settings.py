@@ -1,0 +1,85 @@
+"""The runtime's deployment facts, from the command line and the environment (SUREFOOT_…)."""
+
+import argparse
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeSettings:
+    """Where this runtime lives and how much it takes on at once."""
+
+    control_plane: str = "http://127.0.0.1:8020"
+    host: str = "127.0.0.1"
+    port: int = 8021
+    data_dir: Path = Path("surefoot-data")  # the last-known-good splits stand here
+    runtime_id: str = "runtime"
+    device: str = "cpu"
+    torch_threads: int = 1  # more of them stall each other on contended cores
+    workers: int = 2  # requests worked on at once: one decodes while another's network runs
+    max_waiting: int = 64  # requests taken in at once; beyond it callers get 503 and try another replica
+    max_body_bytes: int = 256 << 20
+    max_rows: int = 500_000  # of one request
+    max_users_per_forward: int = 2_048  # bounds the memory of the user part, whatever a request brings
+    max_rows_per_forward: int = 8_192  # small enough that activations stay in the processor's caches
+    slow_forward_seconds: float = 5.0  # users answered by a slower forward are counted as timeouts
+    shadow_queue_rows: int = 200_000
+    event_buffer_rows: int = 1_000_000
+    poll_seconds: float = 2.0
+    heartbeat_seconds: float = 1.0
+    stop_seconds: float = 5.0  # a stopping runtime waits this long for its last events to leave
+    token: str = ""  # bearer token for the control plane
+
+
+def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> RuntimeSettings:
+    """Flags win over the environment, the environment over the defaults; a bad flag exits with code 2."""
+    arguments = _parser(environ).parse_args(argv)
+    return RuntimeSettings(
+        control_plane=arguments.control_plane.rstrip("/"),
+        host=arguments.host,
+        port=arguments.port,
+        data_dir=arguments.data_dir,
+        runtime_id=arguments.runtime_id,
+        device=arguments.device,
+        torch_threads=arguments.threads,
+        token=environ.get("SUREFOOT_TOKEN", ""),
+    )
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_runtime serve",
+        description="Score requests by the Open Inference Protocol V2, routed as the control plane says.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    known = RuntimeSettings()
+
+    def default(name: str, otherwise: str) -> str:
+        return environ.get(f"SUREFOOT_{name}", otherwise)
+
+    parser.add_argument("--control-plane", metavar="URL", default=default("CONTROL_PLANE", known.control_plane))
+    parser.add_argument("--host", default=default("RUNTIME_HOST", known.host))
+    parser.add_argument(
+        "--port", type=_port, default=default("RUNTIME_PORT", str(known.port)), help="0 takes a free one"
+    )
+    parser.add_argument("--data-dir", type=Path, default=default("DATA_DIR", str(known.data_dir)))
+    parser.add_argument("--runtime-id", default=default("RUNTIME_ID", socket.gethostname()))
+    parser.add_argument("--device", default=default("DEVICE", known.device), help="cpu or cuda")
+    parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
+    return int(text)

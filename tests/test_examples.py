@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+from control_plane.plan_file import read_plan
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples/plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_plan_can_be_armed(path: Path) -> None:
+    assert read_plan(path.read_text()).steps[-1].share_bp == 10_000
+
+
+def test_the_plan_in_the_readme_can_be_armed() -> None:
+    text = (ROOT / "README.md").read_text()
+
+    plan = read_plan(text.split("```yaml\n")[1].split("```")[0])
+
+    assert [step.share_bp for step in plan.steps] == [100, 500, 2_500, 5_000, 10_000]

@@ -1,0 +1,269 @@
+"""The SQL that sums one day of one user shard. All about an impression lies in one such partition."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import duckdb
+import numpy as np
+
+from control_plane.domain.events import EventKind
+from control_plane.domain.moments import FIXED_POINT, NUM_SCORE_BINS, SCORE_BIN_LOGIT_MIN, SCORE_BIN_LOGIT_WIDTH
+from control_plane.evidence.schema import SCHEMA_OF
+from control_plane.evidence.sums import NEVER_MS, NONE_YET_MS, Sums
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUMS_VERSION = 1  # raise it when the SQL means something else: sums that older code stored are then not read
+SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
+MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
+THREADS = 2  # partitions are small; more of them at once is the way to use more cores
+
+# Events are one if they share these columns; where they differ in others, the row that sorts first counts.
+IDENTITY = {
+    EventKind.EXPOSURE: ("user_key", "impression_id"),
+    EventKind.SHADOW_SCORE: ("user_key", "impression_id", "version_id"),
+    EventKind.ENGAGEMENT: ("user_key", "impression_id", "label", "event_id"),
+}
+
+# Sums of integers are exact in any order; each event is rounded on its own, before it is added.
+MACROS = f"""
+CREATE MACRO fixed(x) AS CAST(round(x * {FIXED_POINT}) AS BIGINT);
+CREATE MACRO clipped(score) AS least(greatest(score, {SCORE_FLOOR!r}), 1 - {SCORE_FLOOR!r});
+CREATE MACRO log_loss(p, click) AS fixed(-ln(CASE WHEN click THEN p ELSE 1 - p END));
+CREATE MACRO brier(score, click) AS fixed((score - click::INTEGER) * (score - click::INTEGER));
+CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
+    floor((ln(p / (1 - p)) - {SCORE_BIN_LOGIT_MIN}) / {SCORE_BIN_LOGIT_WIDTH}))::INTEGER);
+"""
+
+SHOWN = """
+CREATE OR REPLACE TEMP TABLE shown AS
+SELECT user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
+    coalesce(list_position($view_types::VARCHAR[], view_type), 0) AS view_type,
+    CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
+         WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END AS arm
+FROM ({exposures}) WHERE surface = $surface AND served_at_ms BETWEEN $since_ms AND $as_of_ms
+"""
+
+SHADOWED = """
+CREATE OR REPLACE TEMP TABLE shadowed AS
+SELECT user_key, impression_id, served_at_ms, score, clipped(score) AS p FROM ({shadow_scores})
+WHERE surface = $surface AND version_id = $candidate AND served_at_ms BETWEEN $since_ms AND $as_of_ms
+"""
+
+LABELLED = """
+CREATE OR REPLACE TEMP TABLE labelled AS
+WITH came AS (
+    SELECT user_key, impression_id, label, value, occurred_at_ms - shown.served_at_ms AS delay_ms
+    FROM ({engagements}) AS engagement JOIN shown USING (user_key, impression_id)
+    WHERE engagement.surface = $surface AND arm IS NOT NULL
+), labels AS (
+    SELECT user_key, impression_id,
+        bool_or(label = 'click' AND delay_ms <= $click_ms) AS click,
+        bool_or(label = 'good_click' AND delay_ms <= $good_click_ms) AS good_click,
+        bool_or(label = 'hide' AND delay_ms <= $hide_ms) AS hide,
+        coalesce(sum(fixed(value)) FILTER (label = 'revenue' AND delay_ms <= $revenue_ms), 0) AS revenue
+    FROM came GROUP BY ALL
+)
+SELECT user_key, impression_id, bucket, served_at_ms, generation, score, p, view_type, arm,
+    coalesce(click, false) AS click, coalesce(good_click, false) AS good_click, coalesce(hide, false) AS hide,
+    least(coalesce(revenue, 0), fixed($revenue_cap)) AS revenue,
+    $as_of_ms - served_at_ms >= $click_ms AS matured_click,
+    $as_of_ms - served_at_ms >= $good_click_ms AS matured_good_click,
+    $as_of_ms - served_at_ms >= $hide_ms AS matured_hide,
+    $as_of_ms - served_at_ms >= $revenue_ms AS matured_revenue,
+FROM shown LEFT JOIN labels USING (user_key, impression_id) WHERE arm IS NOT NULL
+"""
+
+CELLS = """
+SELECT $day AS day, generation, view_type, arm, bucket,
+    count(*) AS impressions,
+    count(*) FILTER (matured_click) AS matured_click,
+    count(*) FILTER (matured_click AND click) AS clicks,
+    count(*) FILTER (matured_good_click) AS matured_good_click,
+    count(*) FILTER (matured_good_click AND good_click) AS good_clicks,
+    count(*) FILTER (matured_hide) AS matured_hide,
+    count(*) FILTER (matured_hide AND hide) AS hides,
+    count(*) FILTER (matured_revenue) AS matured_revenue,
+    coalesce(sum(revenue) FILTER (matured_revenue), 0) AS revenue,
+    coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score,
+    coalesce(sum(fixed(score * score)) FILTER (matured_click), 0) AS score_squared,
+    coalesce(sum(log_loss(p, click)) FILTER (matured_click), 0) AS log_loss
+FROM labelled GROUP BY ALL
+"""
+
+RELIABILITY = """
+SELECT generation, view_type, arm, score_bin(p) AS bin, count(*), sum(fixed(score)), count(*) FILTER (click)
+FROM labelled WHERE matured_click GROUP BY ALL
+"""
+
+USERS = """
+SELECT user_key, generation,
+    coalesce(min(served_at_ms) FILTER (arm = 0), $never) AS first_stable_ms,
+    coalesce(min(served_at_ms) FILTER (arm = 1), $never) AS first_candidate_ms
+FROM labelled GROUP BY user_key, generation
+"""
+
+PAIRED = """
+CREATE OR REPLACE TEMP TABLE paired AS
+SELECT generation, view_type, bucket, matured_click, click, stable.score AS score, stable.p AS p,
+    shadowed.score AS candidate_score, shadowed.p AS candidate_p
+FROM labelled AS stable JOIN shadowed USING (user_key, impression_id) WHERE arm = 0
+"""
+
+PAIRS = """
+SELECT generation, view_type, bucket,
+    count(*) AS pairs,
+    count(*) FILTER (matured_click) AS matured,
+    count(*) FILTER (matured_click AND click) AS clicks,
+    coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score_stable,
+    coalesce(sum(fixed(candidate_score)) FILTER (matured_click), 0) AS score_candidate,
+    coalesce(sum(log_loss(p, click)) FILTER (matured_click), 0) AS log_loss_stable,
+    coalesce(sum(log_loss(candidate_p, click)) FILTER (matured_click), 0) AS log_loss_candidate,
+    coalesce(sum(brier(score, click)) FILTER (matured_click), 0) AS brier_stable,
+    coalesce(sum(brier(candidate_score, click)) FILTER (matured_click), 0) AS brier_candidate,
+    sum(fixed(ln(candidate_p) - ln(p))) AS log_ratio
+FROM paired GROUP BY ALL
+"""
+
+BINS = """
+SELECT generation, view_type, 0 AS arm, bucket, score_bin(p) AS bin, count(*) FROM paired GROUP BY ALL
+UNION ALL
+SELECT generation, view_type, 1 AS arm, bucket, score_bin(candidate_p) AS bin, count(*) FROM paired GROUP BY ALL
+"""
+
+NEWEST = """
+SELECT max(served_at_ms), max(served_at_ms) FILTER (version_id = $candidate), (SELECT max(served_at_ms) FROM shadowed)
+FROM shown
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """Whose sums, and how: all that the sums of a partition whose labels have matured depend on."""
+
+    surface: str
+    view_types: tuple[str, ...]
+    stable: str
+    candidate: str
+    click_ms: int
+    good_click_ms: int
+    hide_ms: int
+    revenue_ms: int
+    revenue_cap: float
+
+    @property
+    def longest_window_ms(self) -> int:
+        return max(self.click_ms, self.good_click_ms, self.hide_ms, self.revenue_ms)
+
+    def parameters(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"view_types": list(self.view_types)}
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps([SUMS_VERSION, self.parameters()]).encode()).hexdigest()[:32]
+
+
+class PartitionQuery:
+    """One DuckDB connection, for one thread, that sums one partition after another."""
+
+    def __init__(self, scratch: Path) -> None:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "threads": THREADS,
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": str(scratch),
+        }
+        self._connection = duckdb.connect(":memory:", config=config)
+        self._connection.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false;" + MACROS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def sums(
+        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, day: int, since_ms: int, as_of_ms: int
+    ) -> Sums:
+        """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
+        self._parameters = {
+            **scope.parameters(), "day": day, "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS
+        }  # fmt: skip
+        once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
+        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE]))
+        self._run(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
+        self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
+        self._run(PAIRED)
+        cell_keys, cells = self._table(CELLS, keys=5)
+        pair_keys, pairs = self._table(PAIRS, keys=3)
+        bin_keys, bins = self._table(BINS, keys=5)
+        reliability_keys, reliability = self._table(RELIABILITY, keys=4)
+        users = self._run(USERS).fetchnumpy()
+        return Sums(
+            cell_keys=cell_keys,
+            cells=cells,
+            pair_keys=pair_keys,
+            pairs=pairs,
+            bin_keys=bin_keys,
+            bins=bins,
+            reliability_keys=reliability_keys,
+            reliability=reliability,
+            users=np.asarray(users["user_key"], np.uint64),
+            user_generations=np.asarray(users["generation"], np.int64),
+            user_first_ms=np.stack([users["first_stable_ms"], users["first_candidate_ms"]], axis=1).astype(np.int64),
+            newest_ms=self._newest(),
+        )
+
+    def _once(self, kind: EventKind, files: Sequence[str]) -> str:
+        """A relation in which each event of these files is there once."""
+        if not files:
+            columns = [f"CAST(NULL AS {_sql_type(str(field.type))}) AS {field.name}" for field in SCHEMA_OF[kind]]
+            return f"SELECT {', '.join(columns)}, CAST(NULL AS UTINYINT) AS bucket WHERE false"
+        rows = f"SELECT * FROM read_parquet({_sql_list(files)}, hive_partitioning = false)"
+        identity = ", ".join(IDENTITY[kind])
+        repeated = f"repeated_{kind.value}"
+        self._connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE {repeated} AS "
+            f"SELECT {identity} FROM ({rows}) GROUP BY ALL HAVING count(*) > 1"
+        )
+        (found,) = self._connection.execute(f"SELECT count(*) FROM {repeated}").fetchone() or (0,)
+        if found == 0:
+            return rows
+        order = ", ".join(SCHEMA_OF[kind].names)
+        return (
+            f"SELECT * FROM ({rows}) ANTI JOIN {repeated} USING ({identity}) UNION ALL "
+            f"SELECT * FROM ({rows}) SEMI JOIN {repeated} USING ({identity}) "
+            f"QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1"
+        )
+
+    def _table(self, sql: str, *, keys: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+        columns = ["CAST(COLUMNS(*) AS BIGINT)"]
+        found = self._run(f"SELECT {columns[0]} FROM ({sql})").fetchnumpy()
+        values = [np.asarray(column, np.int64) for column in found.values()]
+        return np.stack(values[:keys], axis=1), np.stack(values[keys:], axis=1)
+
+    def _newest(self) -> "NDArray[np.int64]":
+        shown, candidate, shadowed = self._run(NEWEST).fetchone() or (None, None, None)
+        of_candidate = max((value for value in (candidate, shadowed) if value is not None), default=NONE_YET_MS)
+        return np.array([NONE_YET_MS if shown is None else shown, of_candidate], np.int64)
+
+    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Execute with those of the parameters that the statement names; DuckDB refuses others."""
+        named = {name: value for name, value in self._parameters.items() if f"${name}" in sql}
+        return self._connection.execute(sql, named)
+
+
+def _sql_list(files: Sequence[str]) -> str:
+    quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return f"[{quoted}]"
+
+
+def _sql_type(arrow_type: str) -> str:
+    return {"uint64": "UBIGINT", "int64": "BIGINT", "string": "VARCHAR", "double": "DOUBLE"}[arrow_type]

@@ -1,0 +1,95 @@
+"""The sums of one user shard over the days of a query: closed days from memory on disk, open ones from the log."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from control_plane.domain.events import EventKind
+from control_plane.evidence.commit_log import Segment
+from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
+from control_plane.evidence.partition_query import PartitionQuery, Scope
+from control_plane.evidence.sums import Sums, add_up, load, no_sums, save
+
+DayFiles = Mapping[EventKind, Sequence[Segment]]
+
+
+class ShardSums:
+    """Sums the days of one shard in one snapshot of the log.
+
+    A day is closed once the last label window of its impressions has ended. Closed days are remembered twice:
+    each by itself, and added up in the order of time. A late event changes what its day is known by, so that
+    day is summed again and the days after it are added again.
+    """
+
+    def __init__(
+        self, log: EventLog, snapshot: Snapshot, scope: Scope, *, shard: int, since_ms: int, as_of_ms: int
+    ) -> None:
+        self._log = log
+        self._scope = scope
+        self._shard = shard
+        self._since_ms = since_ms
+        self._as_of_ms = as_of_ms
+        self._days = _days_of(snapshot, shard, range(since_ms // DAY_MS, as_of_ms // DAY_MS + 1))
+        self._folder = log.root / "sums" / scope.key
+
+    def read(self, sql: PartitionQuery) -> Sums:
+        closed = [day for day in self._days if (day + 1) * DAY_MS + self._scope.longest_window_ms <= self._as_of_ms]
+        total = self._closed(sql, closed)
+        opened = [self._query(sql, day) for day in self._days if day not in closed]
+        return add_up([total, *opened])
+
+    def _closed(self, sql: PartitionQuery, days: Sequence[int]) -> Sums:
+        chains = self._chains(days)
+        path = self._folder / f"shard={self._shard}.npz"
+        total = load(path) or no_sums()
+        known = chains.index(total.chain) if total.chain in chains else 0
+        if known == 0:
+            total = no_sums()
+        for day, chain in zip(days[known:], chains[known + 1 :], strict=True):
+            total = add_up([total, self._closed_day(sql, day)], chain=chain)
+        if total.chain != chains[known]:
+            _remember(total, path)
+        return total
+
+    def _closed_day(self, sql: PartitionQuery, day: int) -> Sums:
+        path = self._folder / f"day={day}-shard={self._shard}.npz"
+        known_by = self._known_by(day)
+        remembered = load(path)
+        if remembered is not None and remembered.chain == known_by:
+            return remembered
+        summed = add_up([self._query(sql, day)], chain=known_by)
+        _remember(summed, path)
+        return summed
+
+    def _query(self, sql: PartitionQuery, day: int) -> Sums:
+        files = {kind: self._log.files(segments) for kind, segments in self._days[day].items()}
+        return sql.sums(files, self._scope, day=day, since_ms=self._since_ms, as_of_ms=self._as_of_ms)
+
+    def _known_by(self, day: int) -> str:
+        """Identity of the events of a closed day and of the part of it that the query asks for."""
+        marks = {kind.value: sum(one.mark for one in segments) % 2**64 for kind, segments in self._days[day].items()}
+        return _hashed(f"{day} {max(self._since_ms - day * DAY_MS, 0)} {sorted(marks.items())}")
+
+    def _chains(self, days: Sequence[int]) -> list[str]:
+        """Identity of the first 0, 1, 2 … of these days together."""
+        chains = [""]
+        for day in days:
+            chains.append(_hashed(f"{chains[-1]} {self._known_by(day)}"))
+        return chains
+
+
+def _days_of(snapshot: Snapshot, shard: int, days: range) -> dict[int, DayFiles]:
+    found: dict[int, dict[EventKind, Sequence[Segment]]] = {}
+    for partition in sorted(partition for partition in snapshot if partition.shard == shard and partition.day in days):
+        found.setdefault(partition.day, {})[partition.kind] = snapshot[partition]
+    return dict(sorted(found.items()))
+
+
+def _remember(sums: Sums, path: Path) -> None:
+    with suppress(OSError):  # a full disk costs time, not the answer
+        save(sums, path)
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -48,7 +48,8 @@ class ClickModel:
         intercepts = ", ".join(f"{surface} {value:+.2f}" for surface, value in self.intercepts.items())
         positions = ", ".join(f"{value:+.2f}" for value in self.positions)
         return (
-            "SIMULATED clicks: logit p = intercept(surface) + position(view type) + quality(item) + affinity(user, item)\n"
+            "SIMULATED clicks:\n"
+            "logit p = intercept(surface) + position(view type) + quality(item) + affinity(user group, item group)\n"
             f"  intercepts: {intercepts}\n"
             f"  positions (view types 1, 2, 3): {positions}\n"
             f"  quality: one number per item, normal, sd {QUALITY_SD}\n"

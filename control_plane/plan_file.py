@@ -8,14 +8,23 @@ from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.plan import RolloutPlan
 
 MAX_PLAN_CHARACTERS = 65_536  # a plan has a few dozen lines; beyond this it is another file
-MAX_DEPTH = 20  # a plan nests three levels deep
 TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: a few lines of them can stand for more values than fit in memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+            raise yaml.MarkedYAMLError(problem="aliases are not for plans", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 def read_plan(text: str) -> RolloutPlan:
     """Parse and check; `InvalidPlan` carries the line of the key it is about, or of the nearest key above it."""
     root = _compose(text)
-    mapping = _value_of(root, "", depth=0)
+    mapping = _value_of(root, "")
     try:
         return RolloutPlan.from_mapping(mapping)
     except InvalidPlan as error:
@@ -26,13 +35,13 @@ def _compose(text: str) -> yaml.Node:
     if len(text) > MAX_PLAN_CHARACTERS:
         raise InvalidPlan("plan", f"must have at most {MAX_PLAN_CHARACTERS} characters, not {len(text)}")
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = None if mark is None else mark.line + 1
-        raise InvalidPlan("plan", f"is not YAML: {error.problem or error.context}", line=line) from None
+        raise InvalidPlan("plan", f"cannot be read: {error.problem or error.context}", line=line) from None
     except yaml.YAMLError as error:
-        raise InvalidPlan("plan", f"is not YAML: {' '.join(str(error).split())}") from None
+        raise InvalidPlan("plan", f"cannot be read: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise InvalidPlan("plan", "nests too deeply") from None
     if root is None:
@@ -40,20 +49,18 @@ def _compose(text: str) -> yaml.Node:
     return root
 
 
-def _value_of(node: yaml.Node, path: str, *, depth: int) -> object:
+def _value_of(node: yaml.Node, path: str) -> object:
     """Plain mappings, lists and scalars; every other tag is refused, so that no YAML type sneaks in."""
-    if depth > MAX_DEPTH:
-        raise InvalidPlan(path, "nests too deeply, or contains itself", line=_line(node))
     if isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
-        return _mapping_of(node, path, depth)
+        return _mapping_of(node, path)
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":
-        return [_value_of(entry, f"{path}[{index}]", depth=depth + 1) for index, entry in enumerate(node.value)]
+        return [_value_of(entry, f"{path}[{index}]") for index, entry in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
         return _scalar_of(node, path)
     raise InvalidPlan(path or "plan", f"has a tag that no plan uses: {node.tag}", line=_line(node))
 
 
-def _mapping_of(node: yaml.MappingNode, path: str, depth: int) -> dict[Hashable, object]:
+def _mapping_of(node: yaml.MappingNode, path: str) -> dict[Hashable, object]:
     mapping: dict[Hashable, object] = {}
     first_line: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -64,7 +71,7 @@ def _mapping_of(node: yaml.MappingNode, path: str, depth: int) -> dict[Hashable,
         if key in mapping:
             raise InvalidPlan(key_path, f"is given twice, first on line {first_line[key]}", line=_line(key_node))
         first_line[key] = _line(key_node)
-        mapping[key] = _value_of(value_node, key_path, depth=depth + 1)
+        mapping[key] = _value_of(value_node, key_path)
     return mapping
 
 

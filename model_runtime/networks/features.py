@@ -56,7 +56,8 @@ class FeatureSpec:
 
     @property
     def surfaces(self) -> tuple[Surface, ...]:
-        return tuple(self.view_types)
+        """In the order of their names: JSON does not keep that of `view_types`, and the network counts on one."""
+        return tuple(sorted(self.view_types))
 
     @property
     def history_vocabulary(self) -> int:
@@ -80,7 +81,7 @@ class FeatureSpec:
             "candidate_dense": list(self.candidate_dense),
             "history_of": self.history_of,
             "history_length": self.history_length,
-            "view_types": {surface: list(names) for surface, names in self.view_types.items()},
+            "view_types": {surface: list(self.view_types[surface]) for surface in self.surfaces},
         }
 
     @classmethod

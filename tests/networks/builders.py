@@ -9,7 +9,7 @@ HOME_FEED, SEARCH = Surface("home_feed"), Surface("search")
 
 
 def a_spec() -> FeatureSpec:
-    """Two surfaces, with two and three view types."""
+    """Two surfaces, with three and two view types, not in the order of their names."""
     return FeatureSpec(
         user_categorical=(("age", 4), ("country", 6)),
         user_dense=("tenure",),
@@ -18,8 +18,8 @@ def a_spec() -> FeatureSpec:
         history_of="item",
         history_length=5,
         view_types={
-            HOME_FEED: (ViewType("grid"), ViewType("closeup")),
             SEARCH: (ViewType("first"), ViewType("second"), ViewType("third")),
+            HOME_FEED: (ViewType("grid"), ViewType("closeup")),
         },
     )
 

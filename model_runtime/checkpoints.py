@@ -1,0 +1,247 @@
+"""From an artifact folder to a model that scores: every byte is verified before it is believed.
+
+Shapes: N candidate rows, T tasks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from control_plane.domain.errors import DigestMismatch, GoldenMismatch, InvalidField, InvalidManifest, UnsafeArtifact
+from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest, check_safetensors
+from control_plane.domain.model_version import Digest, Part, VersionId, digest_of
+from model_runtime.networks.calibration import Calibrator
+from model_runtime.networks.engagement import (
+    CLICK,
+    TASKS,
+    HeadConfig,
+    RowTensors,
+    SurfaceHead,
+    Trunk,
+    TrunkConfig,
+    first_context,
+    read_config,
+    to_tensors,
+)
+from model_runtime.networks.features import FeatureSpec, FloatArray, RowBatch, check_batch
+
+CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
+INPUT_PREFIX, SCORE_PREFIX = "input.", "score."  # of the tensors in a golden file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedVersion:
+    """One surface's version, ready to score; threads may share it."""
+
+    manifest: Manifest
+    spec: FeatureSpec
+    trunk: Trunk
+    head: SurfaceHead
+    calibrator: Calibrator
+    device: str
+
+    @property
+    def version_id(self) -> VersionId:
+        return self.manifest.version.version_id
+
+    def score(self, batch: RowBatch) -> dict[str, FloatArray]:
+        """Probabilities by task, each of shape (N,); the click's are calibrated by view type.
+
+        Raises:
+            InvalidField: the batch breaks the feature contract.
+        """
+        surface = self.manifest.version.surface
+        checked = check_batch(self.spec, surface, batch)
+        with torch.inference_mode():
+            rows = to_tensors(self.spec, surface, checked, device=self.device)
+            logit_NT = self._logits(rows)
+            view_type_N = rows.context_N - first_context(self.spec, surface)
+            logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], view_type_N)
+            probability_TN = logit_NT.sigmoid().T.contiguous().cpu().numpy()
+        return dict(zip(TASKS, probability_TN, strict=True))
+
+    def _logits(self, rows: RowTensors) -> Tensor:
+        num_rows = len(rows.user_index_N)
+        step = CPU_PASS_ROWS if self.device == "cpu" else num_rows
+        user_UY = self.trunk.encode_users(rows)
+        parts = [rows.rows(slice(start, start + step)) for start in range(0, num_rows, step)]
+        return torch.cat([self.head(self.trunk.read_rows(user_UY, part)) for part in parts])
+
+
+def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.Module] | None = None) -> LoadedVersion:
+    """Verify and load one version; `trunks` holds those already loaded, by digest, and gains this one's.
+
+    Raises:
+        InvalidManifest: the manifest is missing, malformed, or names a network that its files are not.
+        UnsafeArtifact: a file is missing, truncated, no safetensors, or holds other tensors than the network's.
+        DigestMismatch: a file or the feature contract is not what the manifest promises.
+        GoldenMismatch: the loaded model does not give the recorded scores.
+    """
+    manifest = read_manifest(folder)
+    content = {name: _verified(folder / name, manifest) for name in (*FILE_OF.values(), GOLDEN_FILE)}
+    spec, trunk_config, head_config = _configs(manifest)
+    trunk = _load_trunk(folder, content, manifest, spec, trunk_config, device=device, trunks=trunks)
+    head = _build(
+        lambda: SurfaceHead(trunk.crossed_width, trunk_config.experts, head_config),
+        content,
+        folder / FILE_OF[Part.SURFACE_EXPORT],
+        device,
+    )
+    calibrator = _build(
+        lambda: Calibrator(len(manifest.view_types)), content, folder / FILE_OF[Part.CALIBRATOR], device
+    )
+    loaded = LoadedVersion(
+        manifest=manifest,
+        spec=spec,
+        trunk=trunk,
+        head=head,
+        calibrator=calibrator,
+        device=device,
+    )
+    _check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE)
+    if trunks is not None:
+        trunks[manifest.version.trunk] = trunk
+    return loaded
+
+
+def read_manifest(folder: Path) -> Manifest:
+    try:
+        return Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
+    except OSError as error:
+        raise InvalidManifest("manifest", f"cannot be read: {folder / MANIFEST_FILE}: {error.strerror}") from None
+
+
+def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Parse bytes that must be whole safetensors; `path` is for the message."""
+    check_safetensors(str(path), content, len(content))
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UnsafeArtifact(str(path), f"is not safetensors: {error}") from None
+
+
+def fill(module: nn.Module, content: bytes, path: Path) -> None:
+    """Give a module the weights of a file that holds exactly its tensors.
+
+    Raises:
+        UnsafeArtifact: a tensor is missing, foreign, or of another shape or type.
+    """
+    tensors, expected = read_tensors(content, path), module.state_dict()
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise UnsafeArtifact(str(path), f"holds the foreign tensor {name!r}")
+    for name, place in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            raise UnsafeArtifact(str(path), f"lacks the tensor {name!r}")
+        if found.shape != place.shape or found.dtype != place.dtype:
+            is_, wants = (f"{tuple(each.shape)} {each.dtype}" for each in (found, place))
+            raise UnsafeArtifact(str(path), f"holds {name!r} as {is_}, its config makes it {wants}")
+    module.load_state_dict(tensors)
+
+
+def tensors_of(module: nn.Module) -> bytes:
+    """A module's weights as safetensors: in the order of names, without metadata, so equal weights are equal bytes."""
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in sorted(module.state_dict().items())}
+    return safetensors.torch.save(weights)
+
+
+def golden_content(batch: RowBatch, scores: Mapping[str, FloatArray]) -> bytes:
+    """The file of a golden check: a batch, and the scores it must get."""
+    inputs = {INPUT_PREFIX + name: torch.tensor(getattr(batch, name)) for name in RowBatch.__slots__}
+    outputs = {SCORE_PREFIX + name: torch.tensor(score_N) for name, score_N in scores.items()}
+    return safetensors.torch.save({**inputs, **outputs})
+
+
+def golden_batch(tensors: Mapping[str, Tensor], path: Path) -> RowBatch:
+    """The batch of a golden file."""
+    missing = [name for name in RowBatch.__slots__ if INPUT_PREFIX + name not in tensors]
+    if missing:
+        raise UnsafeArtifact(str(path), f"lacks the tensor {INPUT_PREFIX + missing[0]!r}")
+    return RowBatch(**{name: tensors[INPUT_PREFIX + name].numpy() for name in RowBatch.__slots__})
+
+
+def _verified(path: Path, manifest: Manifest) -> bytes:
+    """The file's bytes, read once: what is hashed is what is parsed."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnsafeArtifact(str(path), f"cannot be read: {error.strerror}") from None
+    check_safetensors(str(path), content, len(content))
+    expected, found = manifest.digest_of_file(path.name), digest_of(content)
+    if found != expected:
+        raise DigestMismatch(str(path), expected=expected, found=found)
+    return content
+
+
+def _configs(manifest: Manifest) -> tuple[FeatureSpec, TrunkConfig, HeadConfig]:
+    """The network's own part of the manifest, checked against the part that the control plane reads."""
+    try:
+        spec = FeatureSpec.from_json(manifest.config.get("features"))
+        trunk = read_config(TrunkConfig, "trunk", manifest.config.get("trunk"))
+        head = read_config(HeadConfig, "head", manifest.config.get("head"))
+    except InvalidField as error:
+        raise InvalidManifest(f"config.{error.field}", error.rule) from None
+    surface = manifest.version.surface
+    if spec.view_types.get(surface) != manifest.view_types:
+        raise InvalidManifest("view_types", f"must be those of {surface} in config.features.view_types")
+    signature = spec.signature(surface)
+    if signature != manifest.version.feature_signature:
+        expected = manifest.version.feature_signature
+        raise DigestMismatch("config.features", expected=expected, found=signature)
+    return spec, trunk, head
+
+
+def _load_trunk(
+    folder: Path,
+    content: Mapping[str, bytes],
+    manifest: Manifest,
+    spec: FeatureSpec,
+    config: TrunkConfig,
+    *,
+    device: str,
+    trunks: Mapping[Digest, nn.Module] | None,
+) -> Trunk:
+    resident = (trunks or {}).get(manifest.version.trunk)
+    if isinstance(resident, Trunk) and resident.spec == spec and resident.config == config:
+        return resident
+    return _build(lambda: Trunk(spec, config), content, folder / FILE_OF[Part.TRUNK], device)
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def _build(make: Callable[[], Module], content: Mapping[str, bytes], path: Path, device: str) -> Module:
+    # Sizes first, on a device without memory: a config must not make us allocate what its file does not hold.
+    with torch.device("meta"):
+        promised = sum(each.numel() * each.element_size() for each in make().state_dict().values())
+    found = len(content[path.name])
+    if promised > found:
+        raise UnsafeArtifact(str(path), f"holds {found} bytes, its config needs {promised}")
+    module = make()
+    fill(module, content[path.name], path)
+    return module.requires_grad_(False).eval().to(device)
+
+
+def _check_golden(loaded: LoadedVersion, content: bytes, path: Path) -> None:
+    tensors = read_tensors(content, path)
+    batch = golden_batch(tensors, path)
+    lacking = [task for task in TASKS if SCORE_PREFIX + task not in tensors]
+    if lacking:
+        raise UnsafeArtifact(str(path), f"lacks the tensor {SCORE_PREFIX + lacking[0]!r}")
+    scores = loaded.score(batch)
+    worst = max(_worst(scores[task], tensors[SCORE_PREFIX + task].numpy()) for task in TASKS)
+    if not worst <= loaded.manifest.golden_tolerance:
+        raise GoldenMismatch(loaded.version_id, worst=worst, tolerance=loaded.manifest.golden_tolerance)
+
+
+def _worst(score_N: FloatArray, expected_N: NDArray[np.float32]) -> float:
+    """The largest difference; NaN, which no tolerance covers, where either is NaN or the shapes differ."""
+    return float(np.abs(score_N - expected_N).max()) if score_N.shape == expected_N.shape else float("nan")

@@ -1,0 +1,223 @@
+"""Logged impressions as arrays: DIR/impressions.parquet and DIR/features.json.
+
+Columns: surface, view_type (string), served_at_ms (int64), user_key (uint64), user_categorical,
+candidate_categorical, history (lists of int64), user_dense, candidate_dense (lists of float), click (bool),
+and optionally good_click, hide (bool, null = not known) and policy (string).
+
+Users with equal features become one: training then encodes each once, as serving does.
+Shapes: U distinct users, N rows, C categorical features, D dense features, L history entries, T tasks.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import Surface
+from model_runtime.networks.engagement import TASKS, first_context
+from model_runtime.networks.features import UNKNOWN, FeatureSpec, FloatArray, IntArray, RowBatch, check_batch
+
+IMPRESSIONS_FILE, FEATURES_FILE = "impressions.parquet", "features.json"
+REQUIRED = (
+    "surface",
+    "view_type",
+    "served_at_ms",
+    "user_categorical",
+    "user_dense",
+    "history",
+    "candidate_categorical",
+    "candidate_dense",
+    "click",
+)
+
+Number = TypeVar("Number", np.int64, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """All rows of a data set; `label_NT` is NaN where a label is not known."""
+
+    spec: FeatureSpec
+    surface_N: IntArray  # index into spec.surfaces
+    served_at_ms_N: IntArray
+    rows: RowBatch  # checked; view types count within each row's surface
+    label_NT: FloatArray
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.num_rows
+
+    def rows_of(self, surface: Surface) -> IntArray:
+        return np.flatnonzero(self.surface_N == self.spec.surfaces.index(surface))
+
+    def batch(self, row_M: IntArray) -> RowBatch:
+        """The named rows, with only the users that they belong to."""
+        part = self.rows.take(row_M)
+        user_U, user_index_M = np.unique(part.user_index_N, return_inverse=True)
+        return RowBatch(
+            user_categorical_UC=part.user_categorical_UC[user_U],
+            user_dense_UD=part.user_dense_UD[user_U],
+            history_UL=part.history_UL[user_U],
+            user_index_N=user_index_M,
+            view_type_N=part.view_type_N,
+            candidate_categorical_NC=part.candidate_categorical_NC,
+            candidate_dense_ND=part.candidate_dense_ND,
+        )
+
+    def contexts(self, row_M: IntArray) -> IntArray:
+        """View types counted over all surfaces, as the trunk reads them."""
+        first_S = np.array([first_context(self.spec, surface) for surface in self.spec.surfaces])
+        context_M: IntArray = first_S[self.surface_N[row_M]] + self.rows.view_type_N[row_M]
+        return context_M
+
+
+def read_examples(folder: Path, *, before_ms: int | None = None) -> Examples:
+    """Read and check a data set, or only what was served before a time.
+
+    Raises:
+        InvalidField: a file or column is missing or malformed, named with its rule.
+    """
+    spec = FeatureSpec.from_json(_read_json(folder / FEATURES_FILE))
+    table = _read_table(folder / IMPRESSIONS_FILE)
+    if before_ms is not None:
+        table = table.filter(pc.field("served_at_ms") < before_ms)
+    return examples_of(spec, table)
+
+
+def examples_of(spec: FeatureSpec, table: pa.Table) -> Examples:
+    """The same from a table in memory."""
+    for name in REQUIRED:
+        if name not in table.column_names:
+            raise InvalidField(name, f"is missing; the columns are {', '.join(table.column_names)}")
+    if table.num_rows == 0:
+        raise InvalidField("impressions", "must hold at least one row")
+    surface_N = _codes(table, "surface", list(spec.surfaces))
+    users, user_index_N = _distinct_users(spec, table)
+    rows = RowBatch(
+        **users,
+        user_index_N=user_index_N,
+        view_type_N=_view_types(spec, table, surface_N),
+        candidate_categorical_NC=_fixed_lists(
+            table, "candidate_categorical", len(spec.candidate_categorical), np.int64
+        ),
+        candidate_dense_ND=_fixed_lists(table, "candidate_dense", len(spec.candidate_dense), np.float32),
+    )
+    widest = max(spec.surfaces, key=lambda surface: len(spec.view_types[surface]))
+    return Examples(
+        spec=spec,
+        surface_N=surface_N,
+        served_at_ms_N=_column(table, "served_at_ms", pa.int64()).to_numpy(),
+        rows=check_batch(spec, widest, rows),
+        label_NT=np.stack([_labels(table, task) for task in TASKS], axis=1),
+    )
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidField(path.name, f"cannot be read: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidField(path.name, f"is not JSON: {error}") from None
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except OSError as error:
+        raise InvalidField(path.name, f"cannot be read: {path}: {error}") from None
+    except pa.ArrowInvalid as error:
+        raise InvalidField(path.name, f"is not Parquet: {error}") from None
+
+
+def _distinct_users(spec: FeatureSpec, table: pa.Table) -> tuple[dict[str, Any], IntArray]:
+    categorical_NC = _fixed_lists(table, "user_categorical", len(spec.user_categorical), np.int64)
+    dense_ND = _fixed_lists(table, "user_dense", len(spec.user_dense), np.float32)
+    history_NL = _padded_lists(table, "history", spec.history_length)
+    whole = np.concatenate((_as_bytes(categorical_NC), _as_bytes(dense_ND), _as_bytes(history_NL)), axis=1)
+    key_N = np.ascontiguousarray(whole).view(np.dtype((np.void, whole.shape[1])))[:, 0]
+    _, first_U, user_index_N = np.unique(key_N, return_index=True, return_inverse=True)
+    users = {
+        "user_categorical_UC": categorical_NC[first_U],
+        "user_dense_UD": dense_ND[first_U],
+        "history_UL": history_NL[first_U],
+    }
+    return users, user_index_N.astype(np.int64)
+
+
+def _as_bytes(value_NC: NDArray[Number]) -> NDArray[np.uint8]:
+    return np.frombuffer(value_NC.tobytes(), np.uint8).reshape(len(value_NC), -1)
+
+
+def _view_types(spec: FeatureSpec, table: pa.Table, surface_N: IntArray) -> IntArray:
+    view_type_N = np.empty(table.num_rows, np.int64)
+    for index, surface in enumerate(spec.surfaces):
+        row_M = np.flatnonzero(surface_N == index)
+        view_type_N[row_M] = _codes(table.take(row_M), "view_type", list(spec.view_types[surface]))
+    return view_type_N
+
+
+def _codes(table: pa.Table, name: str, known: list[str]) -> IntArray:
+    code_N: pa.Array = pc.index_in(table[name].cast(pa.string()), pa.array(known, pa.string()))
+    if code_N.null_count:
+        wrong = pc.filter(table[name], pc.is_null(code_N))[0].as_py()
+        raise InvalidField(name, f"must be one of {', '.join(known)}, not {wrong!r}")
+    place_N: IntArray = code_N.to_numpy().astype(np.int64)
+    return place_N
+
+
+def _labels(table: pa.Table, task: str) -> FloatArray:
+    if task not in table.column_names:
+        return np.full(table.num_rows, np.nan, np.float32)
+    known_N = _column(table, task, pa.bool_(), may_be_null=task != "click")
+    label_N: FloatArray = known_N.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return label_N
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType, *, may_be_null: bool = False) -> pa.Array:
+    column = table[name].combine_chunks()
+    if column.type != kind and not pa.types.is_null(column.type):
+        raise InvalidField(name, f"must be {kind}, not {column.type}")
+    if column.null_count and not may_be_null:
+        raise InvalidField(name, "must not be null")
+    return column.cast(kind)
+
+
+def _fixed_lists(table: pa.Table, name: str, width: int, dtype: type[Number]) -> NDArray[Number]:
+    value_F, length_N = _lists(table, name, dtype)
+    wrong = np.flatnonzero(length_N != width)
+    if wrong.size:
+        raise InvalidField(f"{name}[{wrong[0]}]", f"must hold {width} values, not {length_N[wrong[0]]}")
+    return value_F.reshape(len(length_N), width)
+
+
+def _padded_lists(table: pa.Table, name: str, width: int) -> IntArray:
+    """The first `width` entries of each list, padded with UNKNOWN."""
+    value_F, length_N = _lists(table, name, np.int64)
+    row_F = np.repeat(np.arange(len(length_N)), length_N)
+    place_F = np.arange(len(value_F)) - np.repeat(np.cumsum(length_N) - length_N, length_N)
+    is_kept_F = place_F < width
+    padded_NL = np.full((len(length_N), width), UNKNOWN, np.int64)
+    padded_NL[row_F[is_kept_F], place_F[is_kept_F]] = value_F[is_kept_F]
+    return padded_NL
+
+
+def _lists(table: pa.Table, name: str, dtype: type[Number]) -> tuple[NDArray[Number], IntArray]:
+    """All values in one flat array, and each row's length."""
+    column = table[name].combine_chunks()
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    wanted = pa.types.is_integer if issubclass(dtype, np.integer) else pa.types.is_floating
+    if not is_list or not (wanted(kind.value_type) or pa.types.is_null(kind.value_type)):
+        raise InvalidField(name, f"must be lists of {np.dtype(dtype).name}, not {kind}")
+    values = column.flatten()
+    if column.null_count or values.null_count:
+        raise InvalidField(name, "must not be null")
+    return values.to_numpy().astype(dtype), pc.list_value_length(column).to_numpy().astype(np.int64)

@@ -1,0 +1,81 @@
+"""Faults put into an export on purpose, for drills: each makes a version that loads, answers and is wrong.
+
+A faulted export's golden scores are those of the faulted network, so nothing but live evidence can tell it.
+"""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import Surface
+from model_runtime.networks.engagement import Trunk
+from model_runtime.training.joint import JointCheckpoint
+
+SCRAMBLE_SEED = 20_260_303  # any: drills should be repeatable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibratorFault:
+    """Multiply the click odds of one surface by `factor`: every intercept gains ln(factor).
+
+    A probability p becomes factor·p / (1 + (factor - 1)·p), which for small p is factor·p.
+    The ranking within a view type stays as it was, and so do the other surfaces and the trunk.
+    """
+
+    surface: Surface
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrunkFault:
+    """Permute the rows of the embedding table and negate the weights of crossing and experts.
+
+    Every surface's ranking becomes garbage, while scores stay probabilities and weights keep their spread.
+    """
+
+
+Fault = CalibratorFault | TrunkFault
+
+
+def parse_fault(text: str) -> Fault:
+    """Read `SURFACE.calibrator=FACTOR` or `trunk=scramble`."""
+    name, _, value = text.partition("=")
+    if (name, value) == ("trunk", "scramble"):
+        return TrunkFault()
+    surface, _, part = name.partition(".")
+    if part != "calibrator" or not surface:
+        raise InvalidField("fault", f"must be SURFACE.calibrator=FACTOR or trunk=scramble, not {text!r}")
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        raise InvalidField(f"fault {name}", f"must be a factor above 0, not {value!r}")
+    return CalibratorFault(surface=Surface(surface), factor=factor)
+
+
+def with_fault(joint: JointCheckpoint, fault: Fault) -> JointCheckpoint:
+    """A faulted copy; the checkpoint given stays sound."""
+    match fault:
+        case CalibratorFault():
+            joint.spec.view_types_of(fault.surface)
+            calibrators = copy.deepcopy(dict(joint.calibrators))
+            calibrators[fault.surface].intercept_V.add_(math.log(fault.factor))
+            return replace(joint, calibrators=calibrators)
+        case TrunkFault():
+            network = copy.deepcopy(joint.network)
+            _scramble(network.trunk)
+            return replace(joint, network=network)
+
+
+def _scramble(trunk: Trunk) -> None:
+    table = trunk.embedding.table
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SCRAMBLE_SEED))
+    with torch.no_grad():
+        table.copy_(table[order])
+        for module in (trunk.crossing, trunk.experts):
+            for weight in module.parameters():
+                weight.neg_()

@@ -1,0 +1,109 @@
+"""The joint checkpoint: what one training run over all surfaces leaves behind, as a folder without pickles.
+
+Files: config.json, trunk.safetensors, and per surface SURFACE.head.safetensors, SURFACE.calibrator.safetensors
+and SURFACE.golden.safetensors (held-out rows, with the scores they got).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from control_plane.domain.errors import InvalidField, UnsafeArtifact
+from control_plane.domain.model_version import Surface
+from model_runtime.checkpoints import fill, golden_batch, golden_content, read_tensors, tensors_of
+from model_runtime.networks.calibration import Calibrator
+from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig, read_config
+from model_runtime.networks.features import FeatureSpec, RowBatch
+
+FORMAT = "surefoot-joint/1"
+CONFIG_FILE, TRUNK_FILE = "config.json", "trunk.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointCheckpoint:
+    """The network of all surfaces, a calibrator per surface, and rows to check an export with."""
+
+    network: EngagementNetwork
+    calibrators: Mapping[Surface, Calibrator]
+    golden: Mapping[Surface, RowBatch]
+    training_run: str
+    metrics: Mapping[str, object]
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.network.spec
+
+    def write(self, folder: Path) -> None:
+        """Write all files; config.json comes last, so that a folder cut short does not read as a checkpoint."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        (folder / TRUNK_FILE).write_bytes(tensors_of(self.network.trunk))
+        for surface in self.spec.surfaces:
+            (folder / f"{surface}.head.safetensors").write_bytes(tensors_of(self.network.head_of(surface)))
+            (folder / f"{surface}.calibrator.safetensors").write_bytes(tensors_of(self.calibrators[surface]))
+            (folder / f"{surface}.golden.safetensors").write_bytes(golden_content(self.golden[surface], {}))
+        (folder / CONFIG_FILE).write_text(json.dumps(self._config(), indent=2, sort_keys=True))
+
+    def _config(self) -> dict[str, object]:
+        return {
+            "format": FORMAT,
+            "training_run": self.training_run,
+            "features": self.spec.to_json(),
+            "trunk": asdict(self.network.trunk.config),
+            "heads": {surface: asdict(self.network.head_of(surface).config) for surface in self.spec.surfaces},
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> "JointCheckpoint":
+        """Read what `write` wrote.
+
+        Raises:
+            InvalidField: config.json is missing or malformed.
+            UnsafeArtifact: a file is missing, no safetensors, or not what the config makes it.
+        """
+        config = _read_config(folder / CONFIG_FILE)
+        spec = FeatureSpec.from_json(config.get("features"))
+        heads, metrics = config.get("heads"), config.get("metrics")
+        if not isinstance(heads, dict) or not isinstance(metrics, dict):
+            raise InvalidField("config.json", "must hold the objects 'heads' and 'metrics'")
+        network = EngagementNetwork(
+            spec,
+            read_config(TrunkConfig, "trunk", config.get("trunk")),
+            {surface: read_config(HeadConfig, f"heads.{surface}", heads.get(surface)) for surface in spec.surfaces},
+        )
+        calibrators = {surface: Calibrator(len(spec.view_types[surface])) for surface in spec.surfaces}
+        golden = {}
+        fill(network.trunk, *_read(folder / TRUNK_FILE))
+        for surface in spec.surfaces:
+            fill(network.head_of(surface), *_read(folder / f"{surface}.head.safetensors"))
+            fill(calibrators[surface], *_read(folder / f"{surface}.calibrator.safetensors"))
+            content, path = _read(folder / f"{surface}.golden.safetensors")
+            golden[surface] = golden_batch(read_tensors(content, path), path)
+        return cls(
+            network=network.eval(),
+            calibrators=calibrators,
+            golden=golden,
+            training_run=str(config.get("training_run")),
+            metrics=metrics,
+        )
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidField("checkpoint", f"cannot be read: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidField("config.json", f"is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InvalidField("config.json", f"must be an object of the format {FORMAT!r}")
+    return config
+
+
+def _read(path: Path) -> tuple[bytes, Path]:
+    try:
+        return path.read_bytes(), path
+    except OSError as error:
+        raise UnsafeArtifact(str(path), f"cannot be read: {error.strerror}") from None

@@ -1,0 +1,242 @@
+"""Training one network on the impressions of all surfaces, and calibrating it on later ones.
+
+Shapes: N rows of a batch, T tasks.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import Surface, digest_of
+from model_runtime.checkpoints import tensors_of
+from model_runtime.networks.calibration import Calibrator
+from model_runtime.networks.engagement import (
+    CLICK,
+    TASKS,
+    EngagementNetwork,
+    HeadConfig,
+    TrunkConfig,
+    mixed_to_tensors,
+)
+from model_runtime.networks.features import FloatArray, IntArray, RowBatch
+from model_runtime.training.calibrate import fit_calibrator
+from model_runtime.training.data import Examples
+from model_runtime.training.evaluate import Quality, quality
+from model_runtime.training.joint import JointCheckpoint
+
+TASK_WEIGHT = {"click": 1.0, "good_click": 0.5, "hide": 0.5}  # the click is what ranks; the others regularise
+UNLABELLED_RATE = 0.01  # what a task answers that has no label on a surface: rare, and the same for all
+GOLDEN_ROWS = 64  # rows of a golden check: a few per view type, and it stays a file of kilobytes
+SCORING_ROWS = 16_384  # rows of a held-out part scored at once: bounds memory
+
+Progress = Callable[[int, int, float], None]  # step, steps, loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How to train; `steps` cuts short what `epochs` would take."""
+
+    seed: int = 0
+    epochs: int = 2
+    steps: int | None = None
+    batch_rows: int = 4_096
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    warm_up: float = 0.1  # share of the steps over which the learning rate rises; then it falls to 0
+    held_out: float = 0.2  # share of each surface's latest rows: half calibrates, half evaluates
+    device: str = "cpu"
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("epochs", 1), ("batch_rows", 1)):
+            if getattr(self, name) < lowest:
+                raise InvalidField(name, f"must be at least {lowest}, not {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise InvalidField("steps", f"must be at least 1, not {self.steps}")
+        if not 0 < self.held_out < 1:
+            raise InvalidField("held_out", f"must be a share between 0 and 1, not {self.held_out}")
+        if not self.learning_rate > 0:
+            raise InvalidField("learning_rate", f"must be above 0, not {self.learning_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """One surface's rows, in the order of time."""
+
+    training: IntArray
+    calibration: IntArray
+    evaluation: IntArray
+
+
+def train(examples: Examples, config: TrainConfig, *, progress: Progress | None = None) -> JointCheckpoint:
+    """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine."""
+    parts = {surface: split_by_time(examples, surface, config.held_out) for surface in examples.spec.surfaces}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = EngagementNetwork(examples.spec, config.trunk, dict.fromkeys(examples.spec.surfaces, config.head)).to(
+            config.device
+        )
+    _start_at_base_rates(network, examples, parts)
+    _fit(network, examples, parts, config, progress)
+    network = network.eval().to("cpu")
+    calibrators = {surface: _calibrate(network, examples, surface, parts[surface]) for surface in parts}
+    return JointCheckpoint(
+        network=network,
+        calibrators=calibrators,
+        golden={surface: _golden_rows(examples, parts[surface]) for surface in parts},
+        training_run=f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}",
+        metrics={"config": asdict(config), "held_out": held_out_table(network, calibrators, examples, parts)},
+    )
+
+
+def split_by_time(examples: Examples, surface: Surface, held_out: float) -> Parts:
+    row_M = examples.rows_of(surface)
+    ordered_M = row_M[np.argsort(examples.served_at_ms_N[row_M], kind="stable")]
+    num_held_out = round(len(ordered_M) * held_out)
+    if num_held_out < 2 or num_held_out >= len(ordered_M):
+        raise InvalidField(str(surface), f"has {len(ordered_M)} rows, too few to train, calibrate and evaluate on")
+    training, calibration, evaluation = np.split(
+        ordered_M, [len(ordered_M) - num_held_out, len(ordered_M) - num_held_out // 2]
+    )
+    return Parts(training=training, calibration=calibration, evaluation=evaluation)
+
+
+def mixed_batches(
+    row_S: list[IntArray], batch_rows: int, epochs: int, rng: np.random.Generator
+) -> Iterator[list[IntArray]]:
+    """Per step, the rows of each surface: every surface in every step, by its share; every row once an epoch."""
+    num_batches = max(1, round(sum(map(len, row_S)) / batch_rows))
+    for _ in range(epochs):
+        shuffled = [np.array_split(rng.permutation(row_M), num_batches) for row_M in row_S]
+        for batch in zip(*shuffled, strict=True):
+            yield list(batch)
+
+
+def masked_loss(logit_NT: Tensor, label_NT: Tensor) -> Tensor:
+    """Log loss per task over the rows whose label is known, added up by weight; a task without any adds 0."""
+    is_known_NT = ~label_NT.isnan()
+    loss_NT = functional.binary_cross_entropy_with_logits(logit_NT, label_NT.nan_to_num(0.0), reduction="none")
+    mean_T = (loss_NT * is_known_NT).sum(0) / is_known_NT.sum(0).clamp(min=1)
+    return (mean_T * mean_T.new_tensor([TASK_WEIGHT[task] for task in TASKS])).sum()
+
+
+def click_logits(
+    network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray
+) -> tuple[FloatArray, IntArray]:
+    """Uncalibrated click logits of one surface's rows, and their view types."""
+    with torch.inference_mode():
+        logits = [
+            network(surface, examples.batch(row_M[start : start + SCORING_ROWS]))[:, CLICK]
+            for start in range(0, len(row_M), SCORING_ROWS)
+        ]
+    return torch.cat(logits).numpy(), examples.rows.view_type_N[row_M]
+
+
+def held_out_table(
+    network: EngagementNetwork,
+    calibrators: Mapping[Surface, Calibrator],
+    examples: Examples,
+    parts: Mapping[Surface, Parts],
+) -> dict[str, dict[str, dict[str, object]]]:
+    """Quality by surface and view type ("all" for the surface), on rows that nothing was fitted on."""
+    table: dict[str, dict[str, dict[str, object]]] = {}
+    for surface, calibrator in calibrators.items():
+        row_M = parts[surface].evaluation
+        logit_M, view_type_M = click_logits(network, examples, surface, row_M)
+        with torch.inference_mode():
+            calibrated_M = calibrator(torch.from_numpy(logit_M), torch.from_numpy(view_type_M))
+            probability_M = calibrated_M.double().sigmoid().numpy()
+        click_M = examples.label_NT[row_M, CLICK] > 0
+        groups: dict[str, Quality] = {"all": quality(click_M, probability_M)}
+        for index, name in enumerate(examples.spec.view_types[surface]):
+            is_member_M = view_type_M == index
+            groups[name] = quality(click_M[is_member_M], probability_M[is_member_M])
+        table[surface] = {name: group.to_json() for name, group in groups.items()}
+    return table
+
+
+def _start_at_base_rates(network: EngagementNetwork, examples: Examples, parts: Mapping[Surface, Parts]) -> None:
+    """Heads start at their tasks' rates; a task without labels answers a constant, not noise."""
+    for surface, part in parts.items():
+        head, label_NT = network.head_of(surface), examples.label_NT[part.training]
+        for task in range(len(TASKS)):
+            label_N = label_NT[:, task][~np.isnan(label_NT[:, task])]
+            rate = (label_N.sum() + UNLABELLED_RATE) / (len(label_N) + 1)
+            with torch.no_grad():
+                head.bias_T[task] = float(np.log(rate) - np.log1p(-rate))
+                if len(label_N) == 0:
+                    head.weight_TG[task] = 0.0
+
+
+def _fit(
+    network: EngagementNetwork,
+    examples: Examples,
+    parts: Mapping[Surface, Parts],
+    config: TrainConfig,
+    progress: Progress | None,
+) -> None:
+    rows = [part.training for part in parts.values()]
+    batches = mixed_batches(rows, config.batch_rows, config.epochs, np.random.default_rng(config.seed))
+    num_steps = max(1, round(sum(map(len, rows)) / config.batch_rows)) * config.epochs
+    num_steps = min(num_steps, config.steps or num_steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    network.train()
+    for step, batch in zip(range(num_steps), batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _learning_rate_share(step, num_steps, config.warm_up)
+        loss = _step(network, examples, batch, optimizer, config)
+        if progress is not None:
+            progress(step + 1, num_steps, loss)
+
+
+def _step(
+    network: EngagementNetwork,
+    examples: Examples,
+    batch: list[IntArray],
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+) -> float:
+    row_N = np.concatenate(batch)
+    rows = mixed_to_tensors(examples.batch(row_N), examples.contexts(row_N), device=config.device)
+    label_NT = torch.from_numpy(examples.label_NT[row_N]).to(config.device)
+    shared = network.trunk(rows)
+    ends = np.cumsum([len(part) for part in batch])
+    logit_NT = torch.cat(
+        [
+            network.head_of(surface)(shared.rows(slice(end - len(part), end)))
+            for surface, part, end in zip(examples.spec.surfaces, batch, ends, strict=True)
+        ]
+    )
+    loss = masked_loss(logit_NT, label_NT)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _learning_rate_share(step: int, num_steps: int, warm_up: float) -> float:
+    """Up in a line over the warm-up, then down in a line to 0."""
+    rising = (step + 1) / max(1.0, warm_up * num_steps)
+    falling = (num_steps - step) / max(1.0, (1 - warm_up) * num_steps)
+    return min(1.0, rising, falling)
+
+
+def _calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, parts: Parts) -> Calibrator:
+    row_M = parts.calibration
+    logit_M, view_type_M = click_logits(network, examples, surface, row_M)
+    click_M = examples.label_NT[row_M, CLICK] > 0
+    return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, len(examples.spec.view_types[surface]))
+
+
+def _golden_rows(examples: Examples, parts: Parts) -> RowBatch:
+    """Held-out rows spread over the evaluation part."""
+    spread = np.linspace(0, len(parts.evaluation) - 1, num=min(GOLDEN_ROWS, len(parts.evaluation)))
+    return examples.batch(parts.evaluation[spread.astype(np.int64)])

@@ -27,7 +27,7 @@ def list_quarantined(sessions: Sessions) -> QuarantineOut:
     responses=documented(401, 404, 409),
 )
 def quarantine(body: QuarantineIn, sessions: Sessions, operator: Operator, now: Now) -> MovedOut:
-    """Every surface that uses the digest moves off it in one transaction, or none does: 409 if one has nowhere to go."""
+    """Every surface that uses it moves off it in one transaction, or none does: 409 if one has nowhere to go."""
     digest = Digest(body.digest)
     with sessions.writing() as session:
         moved = rollouts.quarantine(session, digest, by=operator, reason=body.reason, now=now)

@@ -15,7 +15,7 @@ def list_runtimes(sessions: Sessions, live_since: LiveSince) -> RuntimesOut:
     """Those that were heard of lately; a silent one is gone."""
     with sessions.reading() as session:
         found = runtimes.live(session, since=live_since)
-    return RuntimesOut(runtimes=[RuntimeOut.of(live) for live in found])
+    return RuntimesOut(runtimes=[RuntimeOut.model_validate(live) for live in found])
 
 
 @router.post(

@@ -326,21 +326,32 @@ class MovedOut(BaseModel):
     surfaces: list[str] = Field(description="that moved off it")
 
 
+class RefusalOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    row: int = Field(description="of the body, from 0")
+    field: str
+    rule: str
+
+
 class ReceiptOut(BaseModel):
     """What became of a batch. Only the first refused rows are listed."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     accepted: int
     refused: int
     reasons: dict[str, int]
-    first_refused: list[dict[str, Any]]
+    first_refused: list[RefusalOut]
 
 
 class RuntimeOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
     runtime_id: str
     seen_at: datetime = Field(description="wall time of its last heartbeat")
     generations: dict[str, int]
     loaded: list[str]
-    counts: dict[str, ServingCounts]
     shadow_dropped: int
     splits_mode: str
 

@@ -1,0 +1,87 @@
+"""The control plane assembled: API, admin pages and, where settings ask for it, the scheduler."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from control_plane.admin import pages
+from control_plane.api import (
+    errors,
+    events,
+    health,
+    history,
+    metrics,
+    quarantine,
+    releases,
+    rollouts,
+    runtimes,
+    splits,
+    surfaces,
+    verdicts,
+    versions,
+)
+from control_plane.api.body_limit import BodyLimit
+from control_plane.api.deps import Parts
+from control_plane.api.instruments import Instruments, Measured
+from control_plane.api.openapi import describe
+from control_plane.api.split_feed import SplitFeed
+from control_plane.clock import Clock
+from control_plane.evidence.event_log import EventLog
+from control_plane.registry.session import Sessions, make_engine, upgrade
+from control_plane.scheduler.metronome import make_metronome
+from control_plane.settings import Settings
+
+NOUNS = (
+    surfaces,
+    splits,
+    versions,
+    rollouts,
+    releases,
+    verdicts,
+    quarantine,
+    events,
+    runtimes,
+    history,
+    health,
+    metrics,
+)
+
+
+def create_app(settings: Settings, clock: Clock) -> FastAPI:
+    """Connects to nothing yet: the lifespan brings the registry's schema up to date, then starts the scheduler."""
+    sessions = Sessions(make_engine(settings.registry_url))
+    parts = Parts(
+        settings=settings,
+        clock=clock,
+        sessions=sessions,
+        event_log=EventLog(settings.log_dir),
+        split_feed=SplitFeed(sessions, clock),
+        instruments=Instruments(),
+    )
+    app = FastAPI(title="Surefoot", version=version("surefoot"), lifespan=_lifespan)
+    app.state.parts = parts
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    app.include_router(pages.router)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Measured, instruments=parts.instruments)
+    errors.install(app)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    parts: Parts = app.state.parts
+    await run_in_threadpool(upgrade, parts.sessions.engine)
+    async with AsyncExitStack() as running:
+        running.push_async_callback(run_in_threadpool, parts.sessions.engine.dispose)
+        await running.enter_async_context(parts.split_feed.polling())
+        if parts.settings.runs_scheduler:
+            metronome = make_metronome(parts.settings, parts.sessions, parts.clock)
+            metronome.start()
+            running.push_async_callback(run_in_threadpool, metronome.stop)
+        yield

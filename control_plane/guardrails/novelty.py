@@ -1,0 +1,70 @@
+"""Does the effect last? Asked at the last two gates, of the latest complete days and of weekends against weekdays."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Role
+from control_plane.domain.verdict import percent
+from control_plane.guardrails.engagement import log_ratios_of, relative
+from control_plane.guardrails.estimate import BoolArray
+from control_plane.guardrails.look import Look
+
+LAST_GATES = 2  # advances left up to full traffic at which the question is asked
+MAX_WEEKEND_SCORE = 3.0  # standard errors between weekend and weekday effects
+DAY_MS = 86_400_000
+THURSDAY = 3  # weekday of 1970-01-01, Monday being 0
+
+
+def novelty_objections(look: Look) -> Iterator[str]:
+    """Reasons not to trust that the gates' effects will last; none where the days to ask do not exist yet."""
+    days = look.plan.judge.novelty_days
+    if not days or look.stage.advances_left > LAST_GATES:
+        return
+    for guardrail in look.plan.guardrails:
+        if guardrail.role is Role.GATE:
+            yield from _late_days_objection(look, guardrail, days)
+            yield from _weekend_objection(look, guardrail)
+
+
+def _late_days_objection(look: Look, guardrail: GuardrailPlan, days: int) -> Iterator[str]:
+    complete = sorted({stratum.day for stratum in look.moments.strata if _is_complete(look, guardrail, stratum.day)})
+    latest = set(complete[-days:])
+    theta, _ = _surface_effect(look, guardrail, lambda day: day in latest)
+    margin = look.margin(guardrail, 1.0)
+    if math.isfinite(theta) and DIRECTION_OF[guardrail.metric] * theta < math.log1p(-margin):
+        name = f"{guardrail.metric} over the last {len(latest)} complete days"
+        yield f"{name} is {percent(relative(theta))}, beyond the margin of {percent(margin, signed=False)}"
+
+
+def _weekend_objection(look: Look, guardrail: GuardrailPlan) -> Iterator[str]:
+    weekend, weekend_se = _surface_effect(look, guardrail, _is_weekend)
+    weekday, weekday_se = _surface_effect(look, guardrail, lambda day: not _is_weekend(day))
+    if not (math.isfinite(weekend) and math.isfinite(weekday)):
+        return
+    if abs(weekend - weekday) >= MAX_WEEKEND_SCORE * math.hypot(weekend_se, weekday_se):
+        effects = f"{percent(relative(weekend))} on weekends and {percent(relative(weekday))} on weekdays"
+        yield f"{guardrail.metric} differs by day: {effects}"
+
+
+def _surface_effect(look: Look, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
+    """Log ratio and standard error over some days; NaN where they hold too few conversions to be read."""
+    strata: BoolArray = np.array([takes_day(stratum.day) for stratum in look.moments.strata], dtype=np.bool_)
+    if not strata.any():
+        return math.nan, math.nan
+    ratios = log_ratios_of(look, guardrail, strata=strata)
+    if ratios.buckets_H[0] < look.plan.judge.min_buckets or ratios.expected_H[0] < look.plan.judge.min_conversions:
+        return math.nan, math.nan
+    return float(ratios.theta_H[0]), float(ratios.se_H[0])
+
+
+def _is_complete(look: Look, guardrail: GuardrailPlan, day: int) -> bool:
+    """A whole UTC day within the rollout, all of whose labels have matured."""
+    window_ms = look.plan.windows_ms()[LABEL_OF[guardrail.metric]]
+    has_matured = (day + 1) * DAY_MS + window_ms <= look.moments.as_of_ms
+    return has_matured and day * DAY_MS >= look.stage.started_at_ms
+
+
+def _is_weekend(day: int) -> bool:
+    return (day + THURSDAY) % 7 >= 5

@@ -1,0 +1,80 @@
+"""How findings are said to people."""
+
+from control_plane.domain.moments import WHOLE_SURFACE
+from control_plane.domain.plan import DIRECTION_OF, Metric
+from control_plane.domain.verdict import Answer, Finding, percent
+from control_plane.guardrails.scores import CALIBRATION, NORMALISED_ENTROPY
+
+METRIC_NAMES = {
+    Metric.CTR.value: "CTR",
+    Metric.GOOD_CLICK_RATE.value: "good-click rate",
+    Metric.HIDE_RATE.value: "hide rate",
+    Metric.REVENUE_PER_IMPRESSION.value: "revenue per impression",
+    CALIBRATION: "calibration",
+    NORMALISED_ENTROPY: "normalised entropy",
+}
+
+
+def place(finding: Finding, surface: str) -> str:
+    return surface if finding.segment == WHOLE_SURFACE else f"{surface}/{finding.segment}"
+
+
+def metric_name(finding: Finding) -> str:
+    return METRIC_NAMES.get(finding.metric, finding.metric)
+
+
+def estimate(finding: Finding, surface: str) -> str:
+    """'CTR on home_feed is 3.1 % lower (interval -5.0 % to -1.2 %)'."""
+    where = place(finding, surface)
+    if finding.effect is None or finding.lower is None or finding.upper is None:
+        return f"{metric_name(finding)} on {where} has no estimate yet"
+    if finding.metric == NORMALISED_ENTROPY:
+        interval = f"(interval {finding.lower:+.4f} to {finding.upper:+.4f})"
+        return f"normalised entropy on {where} differs by {finding.effect:+.4f} {interval}"
+    interval = f"(interval {percent(finding.lower)} to {percent(finding.upper)})"
+    if finding.metric == CALIBRATION:
+        side = "above" if finding.effect >= 0 else "below"
+        return f"predicted clicks on {where} are {_size(finding.effect)} {side} observed {interval}"
+    side = "higher" if finding.effect >= 0 else "lower"
+    return f"{metric_name(finding)} on {where} is {_size(finding.effect)} {side} {interval}"
+
+
+def harm(finding: Finding, surface: str) -> str:
+    if finding.harm_margin is None:
+        return estimate(finding, surface)
+    return f"{estimate(finding, surface)}, beyond the {_margin(finding, finding.harm_margin)} margin"
+
+
+def unproven(finding: Finding, surface: str) -> str:
+    """Why a gate has not opened."""
+    if finding.answer in (Answer.NO_DATA, Answer.INSUFFICIENT):
+        return f"{metric_name(finding)} on {place(finding, surface)}: {finding.missing or 'no data yet'}"
+    if finding.safe_margin is None:
+        return estimate(finding, surface)
+    if finding.metric == CALIBRATION:
+        return f"{estimate(finding, surface)}, not yet shown within ±{percent(finding.safe_margin, signed=False)}"
+    side = "higher" if is_harmful_upwards(finding) else "lower"
+    margin = _margin(finding, finding.safe_margin)
+    return f"{estimate(finding, surface)}, not yet shown to be less than {margin} {side}"
+
+
+def is_harmful_upwards(finding: Finding) -> bool:
+    if finding.metric in (CALIBRATION, NORMALISED_ENTROPY):
+        return True
+    return DIRECTION_OF[Metric(finding.metric)] < 0
+
+
+def about(seconds: float) -> str:
+    """A duration as people say it: '40 minutes', '3.2 days'."""
+    for size, unit in ((86_400.0, "days"), (3_600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{max(1.0, seconds):.0f} seconds"
+
+
+def _size(effect: float) -> str:
+    return percent(abs(effect), signed=False)
+
+
+def _margin(finding: Finding, margin: float) -> str:
+    return f"{margin:.3g}" if finding.metric == NORMALISED_ENTROPY else percent(margin, signed=False)

@@ -5,9 +5,10 @@ D dense features, L history entries.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 IMPRESSIONS_FILE = "impressions.parquet"
 FEATURES_FILE = "features.json"
+LISTS = ("user_categorical", "user_dense", "candidate_categorical", "candidate_dense")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,16 +74,18 @@ def read_vocabularies(data_dir: Path) -> Vocabularies:
 
 def read_contexts(data_dir: Path) -> dict[str, Contexts]:
     """Every surface of a data set written by `python -m model_runtime open-bandit`."""
-    view_types = json.loads((data_dir / FEATURES_FILE).read_text())["view_types"]
+    features = json.loads((data_dir / FEATURES_FILE).read_text())
     table = pq.read_table(data_dir / IMPRESSIONS_FILE)
-    return {surface: _contexts_of(table, surface, tuple(names)) for surface, names in view_types.items()}
+    return {surface: _contexts_of(table, surface, features) for surface in features["view_types"]}
 
 
-def _contexts_of(table: pa.Table, surface: str, view_types: tuple[str, ...]) -> Contexts:
+def _contexts_of(table: pa.Table, surface: str, features: Mapping[str, Any]) -> Contexts:
     rows = table.filter(pc.equal(table["surface"], surface)).sort_by("served_at_ms")
-    categorical = _matrix(rows, "candidate_categorical", np.int64)
-    dense = _matrix(rows, "candidate_dense", np.float32)
+    width_of = {"history": features["history_length"], **{name: len(features[name]) for name in LISTS}}
+    categorical = _matrix(rows, "candidate_categorical", width_of, np.int64)
+    dense = _matrix(rows, "candidate_dense", width_of, np.float32)
     _, first = np.unique(categorical, axis=0, return_index=True)
+    view_types = tuple(features["view_types"][surface])
     index_of = {name: index for index, name in enumerate(view_types)}
     return Contexts(
         surface=surface,
@@ -90,9 +94,9 @@ def _contexts_of(table: pa.Table, surface: str, view_types: tuple[str, ...]) -> 
         user_key_P=rows["user_key"].to_numpy().astype(np.uint64),
         view_type_P=np.array([index_of[name] for name in rows["view_type"].to_pylist()], np.int64),
         clicked_P=rows["click"].to_numpy(zero_copy_only=False).astype(bool),
-        user_categorical_PC=_matrix(rows, "user_categorical", np.int64),
-        user_dense_PD=_matrix(rows, "user_dense", np.float32),
-        history_PL=_matrix(rows, "history", np.int64),
+        user_categorical_PC=_matrix(rows, "user_categorical", width_of, np.int64),
+        user_dense_PD=_matrix(rows, "user_dense", width_of, np.float32),
+        history_PL=_matrix(rows, "history", width_of, np.int64),
         candidate_categorical_PC=categorical,
         candidate_dense_PD=dense,
         item_categorical_IC=categorical[first],
@@ -100,7 +104,14 @@ def _contexts_of(table: pa.Table, surface: str, view_types: tuple[str, ...]) -> 
     )
 
 
-def _matrix(rows: pa.Table, column: str, dtype: type[Scalar]) -> NDArray[Scalar]:
+def _matrix(rows: pa.Table, column: str, width_of: Mapping[str, int], dtype: type[Scalar]) -> NDArray[Scalar]:
+    """Lists as rows of one width: shorter ones, which are histories, are padded with 0, longer ones cut."""
     lists = rows[column].combine_chunks()
-    values: NDArray[Scalar] = lists.flatten().to_numpy(zero_copy_only=False).astype(dtype)
-    return values.reshape(len(lists), -1) if len(lists) else values.reshape(0, 0)
+    length_N = lists.value_lengths().to_numpy(zero_copy_only=False)
+    value_M = lists.flatten().to_numpy(zero_copy_only=False)
+    row_M = np.repeat(np.arange(len(length_N)), length_N)
+    place_M = np.arange(value_M.size) - np.repeat(np.cumsum(length_N) - length_N, length_N)
+    matrix = np.zeros((len(length_N), width_of[column]), dtype)
+    fits_M = place_M < width_of[column]
+    matrix[row_M[fits_M], place_M[fits_M]] = value_M[fits_M]
+    return matrix

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from control_plane.commands.client import call, fail, out
 from control_plane.domain.errors import ControlPlaneError
@@ -105,7 +106,7 @@ def check() -> None:
     out.print("the schema is up to date")
 
 
-def _engine() -> registry_session.Engine:
+def _engine() -> Engine:
     settings = Settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     return registry_session.make_engine(settings.registry_url)

@@ -139,7 +139,7 @@ class _Counts:
         self.matured_HA: IntArray = self.shared_HSAM[..., MATURED_OF[label]].sum(axis=1)
         self.value_HA: IntArray = self.shared_HSAM[..., NUMERATOR_OF[label]].sum(axis=1)
         self.conversions_HA: IntArray = self.shared_HSAM[..., self.conversion].sum(axis=1)
-        self.in_stage_HA: IntArray = self.shared_HSAM[:, look.in_present_stage, :, self.conversion].sum(axis=1)
+        self.in_stage_HA: IntArray = self.shared_HSAM[..., self.conversion][:, look.in_present_stage].sum(axis=1)
         self.buckets_H = ratios.buckets_H
         overlap_H = ratios.overlap_HS.sum(axis=1)
         in_stage_H = ratios.overlap_HS[:, look.in_present_stage].sum(axis=1)

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.app import create_app
+from control_plane.settings import Settings
+from tests.api.deployment import Deployment
+from tests.http_client import TestClient
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", runs_scheduler=False)
+
+
+@pytest.fixture
+def deployment(settings: Settings, tmp_path: Path) -> Iterator[Deployment]:
+    """A control plane on a real registry, without a scheduler, at noon until a test moves its clock."""
+    moment = Deployment.starting_clock()
+    app = create_app(settings, moment.read)
+    with TestClient(app, raise_server_exceptions=False, headers={"X-Surefoot-Operator": "ada"}) as client:
+        yield Deployment(client=client, app=app, clock=moment, artifacts=tmp_path / "artifacts")
+
+
+@pytest.fixture
+def client(deployment: Deployment) -> TestClient:
+    return deployment.client

@@ -1,0 +1,56 @@
+from typing import Any
+
+from httpx import Response
+
+from tests.api.deployment import Deployment
+from tests.builders import a_plan_mapping
+
+SEARCH_AFTER_HOME = {"upstream": "home_feed", "downstream": "search", "share": "25%", "held": "24h"}
+
+
+def create_release(deployment: Deployment, edges: list[dict[str, Any]]) -> Response:
+    candidates = {}
+    for surface in ("home_feed", "search"):
+        deployment.open_surface(surface)
+        candidates[surface] = deployment.register("candidate", surface=surface)
+    body = {"candidates": candidates, "plan": a_plan_mapping(), "edges": edges}
+    return deployment.client.post("/v1/releases", json=body)
+
+
+def test_a_release_makes_a_rollout_per_surface_and_tells_what_blocks_which(deployment: Deployment) -> None:
+    answer = create_release(deployment, [SEARCH_AFTER_HOME])
+
+    release = answer.json()
+    assert answer.status_code == 201
+    assert sorted(rollout["surface"] for rollout in release["rollouts"]) == ["home_feed", "search"]
+    assert release["blocked"] == {"search": "home_feed to reach 25 %"}
+    assert release["edges"][0]["held_seconds"] == 86_400
+    assert deployment.client.get(answer.headers["Location"]).json() == release
+
+
+def test_a_blocked_rollout_says_what_it_waits_for(deployment: Deployment) -> None:
+    rollouts = create_release(deployment, [SEARCH_AFTER_HOME]).json()["rollouts"]
+    search = next(rollout for rollout in rollouts if rollout["surface"] == "search")
+
+    seen = deployment.client.get(f"/v1/rollouts/{search['rollout_id']}").json()
+
+    assert seen["waiting_for"] == "waiting for home_feed to reach 25 %"
+
+
+def test_edges_in_a_circle_are_refused_and_nothing_is_created(deployment: Deployment) -> None:
+    back = {**SEARCH_AFTER_HOME, "upstream": "search", "downstream": "home_feed"}
+
+    answer = create_release(deployment, [SEARCH_AFTER_HOME, back])
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "edges")
+    assert deployment.client.get("/v1/rollouts").json() == {"rollouts": []}
+
+
+def test_an_edge_that_cannot_be_read_is_told_with_its_path(deployment: Deployment) -> None:
+    answer = create_release(deployment, [{**SEARCH_AFTER_HOME, "held": "a while"}])
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "edges[0].held")
+
+
+def test_an_unknown_release_is_not_found(deployment: Deployment) -> None:
+    assert deployment.client.get("/v1/releases/5").status_code == 404

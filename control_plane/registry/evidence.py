@@ -10,9 +10,9 @@ from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import RolloutId
 from control_plane.domain.verdict import Rule, Verdict
-from control_plane.registry import leases
+from control_plane.registry import changes, leases, rollout_rows
 from control_plane.registry.history import CODE_VERSION
-from control_plane.registry.tables import RolloutRow, SurfaceRow, VerdictInputsRow, VerdictRow
+from control_plane.registry.tables import SurfaceRow, VerdictInputsRow, VerdictRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,11 +40,8 @@ def record_verdict(
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    rollout = session.get(RolloutRow, rollout_id, populate_existing=True)
-    if rollout is None:
-        raise UnknownName("rollout", str(rollout_id))
-    if rollout.next_check_at is not None:  # a finished rollout is checked no more
-        rollout.next_check_at = next_check_at
+    changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    rollout_rows.set_next_check(session, rollout_id, next_check_at)
     row = VerdictRow(
         rollout_id=rollout_id,
         at=now,

@@ -120,6 +120,8 @@ def quarantined_among(session: Session, rows: Sequence[ModelVersionRow]) -> dict
 
 def _check_fits(session: Session, manifest: Manifest) -> None:
     version = manifest.version
+    if not manifest.model_name.isprintable():
+        raise InvalidManifest("model_name", f"must be printable, not {manifest.model_name!r}")
     surface = surfaces.get(session, version.surface)
     missing = [view_type for view_type in surface.view_types if view_type not in manifest.view_types]
     if missing:

@@ -74,6 +74,14 @@ def store(session: Session, rollout: Rollout, *, now: datetime) -> None:
     session.flush()
 
 
+def set_next_check(session: Session, rollout_id: RolloutId, at: datetime | None) -> None:
+    """When the scheduler looks again; a finished rollout is checked no more."""
+    row = row_of(session, rollout_id)
+    if Phase(row.phase) not in FINISHED:
+        row.next_check_at = at
+        session.flush()
+
+
 def latest_done_with(session: Session, surface: Surface, version_id: VersionId) -> Rollout | None:
     """The rollout that made a version stable, if one did."""
     row = session.scalar(

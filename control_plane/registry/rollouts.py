@@ -10,9 +10,7 @@ from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import (
     AlreadyExists,
-    IllegalTransition,
     InvalidField,
-    MissingVerdict,
     NoSafeVersion,
     SurfaceBusy,
     UnknownName,
@@ -21,15 +19,14 @@ from control_plane.domain.model_version import Digest, Part, Surface, VersionId,
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import ACTIVE, Command, Phase, Rollout, RolloutId, apply
 from control_plane.domain.surface_graph import Edge, Progress
-from control_plane.domain.verdict import Outcome
 from control_plane.registry import (
     changes,
+    commands,
     history,
     leases,
     model_versions,
     releases,
     rollout_rows,
-    runtimes,
     surfaces,
 )
 from control_plane.registry import (
@@ -38,11 +35,10 @@ from control_plane.registry import (
 from control_plane.registry.changes import Cause
 from control_plane.registry.quarantine import QuarantinedDigest
 from control_plane.registry.surfaces import SurfaceState
-from control_plane.registry.tables import RolloutRow, SurfaceRow, VerdictRow
+from control_plane.registry.tables import RolloutRow, SurfaceRow
 
 CREATE_SURFACE, ADOPT, CREATE = "create_surface", "adopt", "create"  # in the history, beside `Command`s
 GOING_HOME = frozenset({Command.ROLL_BACK.value, Command.ABORT.value, quarantines.COMMAND})
-NEEDS_EVIDENCE = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
 
 
 def create_surface(
@@ -168,16 +164,13 @@ def apply_command(
     if becomes == rollout:
         return rollout
     cause = Cause(command=command.value, by=by, reason=reason, now=now, verdict_id=verdict_id)
-    match command:
-        case Command.ROLL_BACK | Command.ABORT:
-            return _go_home(session, states, rollout, becomes, cause, quarantine_parts)
-        case Command.ADVANCE if rollout.phase in NEEDS_EVIDENCE:
-            _check_evidence(session, rollout_id, before, cause, is_person=epoch is None)
-        case _:
-            pass
+    if command in (Command.ROLL_BACK, Command.ABORT):
+        return commands.go_home(session, states, rollout, becomes, cause, quarantine_parts)
+    if command is Command.ADVANCE:
+        commands.check_evidence(session, rollout, before, cause, is_person=epoch is None)
     if command in (Command.START, Command.ADVANCE, Command.RESUME):
         model_versions.check_may_serve(session, rollout.candidate, surface)
-    return _go_on(session, before, rollout, becomes, cause)
+    return commands.go_on(session, before, rollout, becomes, cause)
 
 
 def roll_back_surface(session: Session, surface: Surface, *, by: str, reason: str, now: datetime) -> SurfaceState:
@@ -262,11 +255,11 @@ def due(session: Session, *, now: datetime) -> list[RolloutId]:
     return [RolloutId(rollout_id) for rollout_id in found]
 
 
-def set_next_check(session: Session, rollout_id: RolloutId, at: datetime) -> None:
-    row = rollout_rows.row_of(session, rollout_id)
-    if row.next_check_at is not None:  # a finished rollout is checked no more
-        row.next_check_at = at
-        session.flush()
+def set_next_check(session: Session, rollout_id: RolloutId, at: datetime, *, epoch: int | None = None) -> None:
+    if epoch is not None:
+        leases.check(session, leases.SCHEDULER, epoch)
+    changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    rollout_rows.set_next_check(session, rollout_id, at)
 
 
 def create_release(
@@ -322,106 +315,3 @@ def _has_happened(rollout: Rollout, command: Command) -> bool:
             return rollout.phase is Phase.HELD
         case _:
             return False
-
-
-def _check_evidence(
-    session: Session, rollout_id: RolloutId, state: SurfaceState, cause: Cause, *, is_person: bool
-) -> None:
-    if is_person and cause.reason.strip():
-        return
-    verdict = None if cause.verdict_id is None else session.get(VerdictRow, cause.verdict_id)
-    if (
-        verdict is None
-        or verdict.rollout_id != rollout_id
-        or verdict.outcome != Outcome.ADVANCE.value
-        or verdict.generation != state.generation
-    ):
-        raise MissingVerdict(rollout_id)
-
-
-def _go_on(session: Session, before: SurfaceState, rollout: Rollout, becomes: Rollout, cause: Cause) -> Rollout:
-    """Any change but the way home."""
-    generation = before.generation + 1
-    if cause.command == Command.START:
-        becomes = replace(becomes, first_generation=generation, stage_generation=generation)
-        _note_start(session, becomes)
-    elif cause.command == Command.ADVANCE:
-        becomes = replace(becomes, stage_generation=generation)
-    rollout_rows.store(session, becomes, now=cause.now)
-    if cause.command in (Command.START, Command.RESUME):
-        set_next_check(session, becomes.rollout_id, cause.now)
-    changes.change(session, before, _surface_with(before, becomes, cause), cause, was=rollout, becomes=becomes)
-    return becomes
-
-
-def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:
-    """The surface as the rollout's serving phase wants it. An advance that gives weight begins a watch anew."""
-    base = replace(before.without_candidate(), rollout_id=rollout.rollout_id)
-    match rollout.serving_phase:
-        case Phase.PENDING:
-            return base
-        case Phase.WARMING | Phase.SHADOW:
-            salt = f"{before.surface}/rollout/{rollout.rollout_id}"
-            return replace(base, shadow=rollout.candidate, shadow_sample_bp=rollout.shadow_sample_bp, salt=salt)
-        case Phase.RAMPING | Phase.WATCHING:
-            return replace(
-                base,
-                candidate=rollout.candidate,
-                candidate_bp=rollout.candidate_bp,
-                unwatched_seconds=rollout.plan.unwatched_seconds,
-                lease_renewed_at=cause.now if cause.command == Command.ADVANCE else before.lease_renewed_at,
-            )
-        case Phase.DONE:
-            return replace(base, rollout_id=None, stable=rollout.candidate, last_proven=before.stable)
-        case Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
-            raise AssertionError(f"{rollout.serving_phase} is no serving phase of a rollout that goes on")
-
-
-def _note_start(session: Session, rollout: Rollout) -> None:
-    """Counts up to here are no evidence about this rollout."""
-    row = rollout_rows.row_of(session, rollout.rollout_id)
-    row.counts_at_start = {
-        version: runtimes.total_counts(session, version) for version in (rollout.stable, rollout.candidate)
-    }
-    session.flush()
-
-
-def _go_home(
-    session: Session,
-    states: Mapping[Surface, SurfaceState],
-    rollout: Rollout,
-    becomes: Rollout,
-    cause: Cause,
-    quarantine_parts: Sequence[Part | str],
-) -> Rollout:
-    before = states[rollout.surface]
-    after = before.without_candidate()
-    if rollout.phase is Phase.DONE:
-        _refuse_busy(before)
-        if before.stable != rollout.candidate:
-            raise IllegalTransition(rollout.phase, cause.command)
-        after = replace(after, stable=quarantines.fallback(session, before), last_proven=None)
-    digests = _own_digests(session, rollout, quarantine_parts)
-    others = {surface: state for surface, state in states.items() if surface != rollout.surface}
-    try:
-        moves = quarantines.plan_moves(session, others, digests)
-    except NoSafeVersion as error:
-        digests, moves = [], []
-        cause = replace(cause, reason=f"{cause.reason} (not quarantined: {error})")
-    quarantines.confine(session, digests, by=cause.by, reason=cause.reason, now=cause.now)
-    model_versions.mark_aborted(session, rollout.candidate, now=cause.now, because=cause.reason)
-    rollout_rows.store(session, becomes, now=cause.now)
-    changes.change(session, before, after, cause, was=rollout, becomes=becomes)
-    for move in moves:
-        quarantines.carry_out(session, move, replace(cause, command=quarantines.COMMAND))
-    return becomes
-
-
-def _own_digests(session: Session, rollout: Rollout, parts: Sequence[Part | str]) -> list[Digest]:
-    """Those parts of the candidate that stable does not share: a shared one cannot be what differs."""
-    if not parts:
-        return []
-    stable = model_versions.get(session, rollout.stable).manifest.version
-    candidate = model_versions.get(session, rollout.candidate).manifest.version
-    wanted = [(candidate.digest_of_part(Part(part)), stable.digest_of_part(Part(part))) for part in parts]
-    return [digest for digest, shared in wanted if digest != shared]

@@ -9,7 +9,17 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DatabaseError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -18,7 +28,7 @@ from control_plane.domain.errors import RegistryUnavailable
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
-OUR_OWN_BUGS = (IntegrityError, ProgrammingError, NotSupportedError)  # told as they are, not as an outage
+OUR_OWN_BUGS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)  # told as they are, not as an outage
 
 
 def make_engine(url: str) -> Engine:
@@ -26,8 +36,8 @@ def make_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True)
-    if parsed.database:
-        _make_folder(Path(parsed.database).parent, shown_url=str(parsed))
+    if parsed.database and not parsed.database.startswith((":memory:", "file:")):
+        _make_folder(Path(parsed.database).parent, shown_url=parsed.render_as_string(hide_password=True))
     engine = create_engine(parsed)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -106,9 +116,14 @@ def _database_trouble(engine: Engine) -> Iterator[None]:
         yield
     except OUR_OWN_BUGS:
         raise
-    except DatabaseError as error:
-        problem = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-        raise RegistryUnavailable(engine.url.render_as_string(hide_password=True), problem) from error
+    except (DatabaseError, InterfaceError, PoolTimeout) as error:
+        raise RegistryUnavailable(engine.url.render_as_string(hide_password=True), _problem(error)) from error
+
+
+def _problem(error: SQLAlchemyError) -> str:
+    """The database's own first line, without the statement that met the problem."""
+    said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 NAME = String(64)  # surfaces, names of commands and phases
 VERSION_ID = String(16)
 DIGEST = String(71)  # "sha256:" and 64 hex digits
-PERSON = String(200)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -77,7 +76,7 @@ class SurfaceRow(Base):
     shadow_sample_bp: Mapped[int]
     last_proven: Mapped[str | None] = mapped_column(VERSION_ID)
     rollout_id: Mapped[int | None] = mapped_column()
-    salt: Mapped[str] = mapped_column(String(200))
+    salt: Mapped[str] = mapped_column(Text)
     unwatched_seconds: Mapped[float | None]
     lease_renewed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -96,7 +95,7 @@ class SplitRow(Base):
     candidate_bp: Mapped[int]
     shadow: Mapped[str | None] = mapped_column(VERSION_ID)
     shadow_sample_bp: Mapped[int]
-    salt: Mapped[str] = mapped_column(String(200))
+    salt: Mapped[str] = mapped_column(Text)
 
 
 class ModelVersionRow(Base):
@@ -105,7 +104,7 @@ class ModelVersionRow(Base):
 
     version_id: Mapped[str] = mapped_column(VERSION_ID, primary_key=True)
     surface: Mapped[str] = mapped_column(NAME, ForeignKey("surface.surface"))
-    model_name: Mapped[str] = mapped_column(PERSON)
+    model_name: Mapped[str] = mapped_column(Text)
     trunk: Mapped[str] = mapped_column(DIGEST, index=True)
     surface_export: Mapped[str] = mapped_column(DIGEST, index=True)
     calibrator: Mapped[str] = mapped_column(DIGEST, index=True)
@@ -113,7 +112,7 @@ class ModelVersionRow(Base):
     manifest: Mapped[str] = mapped_column(Text)
     artifact_uri: Mapped[str] = mapped_column(Text)
     registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    registered_by: Mapped[str] = mapped_column(PERSON)
+    registered_by: Mapped[str] = mapped_column(Text)
     aborted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     aborted_because: Mapped[str] = mapped_column(Text, default="")
 
@@ -135,10 +134,10 @@ class QuarantineRow(Base):
     quarantine_id: Mapped[int] = mapped_column(primary_key=True)
     digest: Mapped[str] = mapped_column(DIGEST)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
-    by: Mapped[str] = mapped_column(PERSON)
+    by: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     released_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    released_by: Mapped[str | None] = mapped_column(PERSON)
+    released_by: Mapped[str | None] = mapped_column(Text)
     release_reason: Mapped[str | None] = mapped_column(Text)
 
 
@@ -150,7 +149,7 @@ class ReleaseRow(Base):
     release_id: Mapped[int] = mapped_column(primary_key=True)
     edges: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    created_by: Mapped[str] = mapped_column(PERSON)
+    created_by: Mapped[str] = mapped_column(Text)
 
 
 class RolloutRow(Base):
@@ -176,7 +175,7 @@ class RolloutRow(Base):
     step: Mapped[int]
     paused_phase: Mapped[str | None] = mapped_column(NAME)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    created_by: Mapped[str] = mapped_column(PERSON)
+    created_by: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     entered_at: Mapped[datetime] = mapped_column(UtcDateTime)
     first_generation: Mapped[int]
@@ -196,14 +195,14 @@ class HistoryRow(Base):
     surface: Mapped[str] = mapped_column(NAME, ForeignKey("surface.surface"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
-    by: Mapped[str] = mapped_column(PERSON)
+    by: Mapped[str] = mapped_column(Text)
     command: Mapped[str] = mapped_column(NAME)
     reason: Mapped[str] = mapped_column(Text)
     before: Mapped[str] = mapped_column(Text)
     after: Mapped[str] = mapped_column(Text)
     rollout_id: Mapped[int | None]
     verdict_id: Mapped[int | None]
-    code_version: Mapped[str] = mapped_column(PERSON)
+    code_version: Mapped[str] = mapped_column(Text)
     previous_hash: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST)
 
@@ -239,13 +238,13 @@ class VerdictRow(Base):
     generation: Mapped[int]
     verdict: Mapped[str] = mapped_column(Text)
     inputs_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("verdict_inputs.digest"))
-    code_version: Mapped[str] = mapped_column(PERSON)
+    code_version: Mapped[str] = mapped_column(Text)
 
 
 class RuntimeRow(Base):
     __tablename__ = "runtime"
 
-    runtime_id: Mapped[str] = mapped_column(PERSON, primary_key=True)
+    runtime_id: Mapped[str] = mapped_column(Text, primary_key=True)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     generations: Mapped[dict[str, int]] = mapped_column(JSON)
@@ -259,7 +258,7 @@ class RuntimeCountsRow(Base):
 
     __tablename__ = "runtime_counts"
 
-    runtime_id: Mapped[str] = mapped_column(PERSON, ForeignKey("runtime.runtime_id"), primary_key=True)
+    runtime_id: Mapped[str] = mapped_column(Text, ForeignKey("runtime.runtime_id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(VERSION_ID, primary_key=True, index=True)
     told: Mapped[dict[str, int]] = mapped_column(JSON)
     totals: Mapped[dict[str, int]] = mapped_column(JSON)
@@ -271,7 +270,7 @@ class LeaseRow(Base):
     __tablename__ = "lease"
 
     name: Mapped[str] = mapped_column(NAME, primary_key=True)
-    holder: Mapped[str] = mapped_column(PERSON)
+    holder: Mapped[str] = mapped_column(Text)
     epoch: Mapped[int]
     expires_at_ms: Mapped[int] = mapped_column(BigInteger)
     last_tick_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

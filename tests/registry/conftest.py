@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.registry.session import Sessions, make_engine, upgrade
-from tests.registry.postgres import PostgresCluster
+from tests.postgres import PostgresCluster
 
 
 @pytest.fixture(scope="session")
@@ -19,22 +19,18 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresCluster]:
-    cluster = PostgresCluster.start_or_skip()
-    yield cluster
-    cluster.stop()
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A fresh, migrated registry."""
     if request.param == "postgresql":
         cluster: PostgresCluster = request.getfixturevalue("postgres")
-        return cluster.fresh_database()
+        url = cluster.fresh_database()
+        yield url
+        cluster.drop(url)
+        return
     path = tmp_path / "registry.db"
     shutil.copy(request.getfixturevalue("sqlite_template"), path)
-    return f"sqlite:///{path}"
+    yield f"sqlite:///{path}"
 
 
 @pytest.fixture

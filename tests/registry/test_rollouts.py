@@ -2,32 +2,503 @@ from datetime import timedelta
 
 import pytest
 
-from control_plane.domain.model_version import Surface, VersionId
-from control_plane.domain.rollout import Command, Phase
+from control_plane.domain.errors import (
+    AlreadyExists,
+    Deposed,
+    IllegalTransition,
+    InvalidField,
+    MissingVerdict,
+    NoSafeVersion,
+    Quarantined,
+    StaleGeneration,
+    SurfaceBusy,
+    UnknownName,
+)
+from control_plane.domain.model_version import VersionId
+from control_plane.domain.rollout import ACTIVE, Command, Phase, RolloutId
+from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import evidence, history, model_versions, rollouts, surfaces
+from control_plane.registry import history, leases, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
-from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
+from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_plan, a_version
+from tests.registry import scene
+from tests.registry.scene import LATER
+
+NEVER = RolloutId(404)
 
 
-def test_a_candidate_walks_to_stable(sessions: Sessions) -> None:
-    with sessions.writing() as s:
-        rollouts.create_surface(s, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
-        a = model_versions.register(s, a_manifest(a_version("a")), artifact_uri="/a", by="ada", now=NOON).version_id
-        b = model_versions.register(s, a_manifest(a_version("b")), artifact_uri="/b", by="ada", now=NOON).version_id
-        state = rollouts.adopt(s, HOME_FEED, a, seen_generation=0, by="ada", reason="first", now=NOON)
-        assert state.generation == 1
-        rollout = rollouts.create(s, HOME_FEED, b, a_plan(), by="ada", now=NOON)
-        rollouts.apply_command(s, rollout.rollout_id, Command.START, by="ada", now=NOON)
-        rollouts.apply_command(s, rollout.rollout_id, Command.ADVANCE, by="ada", now=NOON)
-    for _ in range(4):
-        with sessions.writing() as s:
-            g = surfaces.get(s, HOME_FEED).generation
-            v = evidence.record_verdict(
-                s, rollout.rollout_id, a_verdict(Outcome.ADVANCE, generation=g), b"x", now=NOON, next_check_at=NOON
+def test_the_first_adoption_makes_generation_1(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+
+        state = surfaces.get(session, HOME_FEED)
+
+    assert (state.generation, state.stable, state.last_proven) == (1, stable, None)
+
+
+def test_adopting_remembers_what_was_stable(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session, a_version("b"), before=a_version("a"))
+
+        state = surfaces.get(session, HOME_FEED)
+
+    assert (state.stable, state.last_proven) == (a_version("b").version_id, a_version("a").version_id)
+
+
+def test_adopting_what_is_stable_changes_nothing(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+
+        scene.adopted(session, stable)
+
+        assert surfaces.get(session, HOME_FEED).generation == 1
+
+
+def test_adopting_is_refused_while_a_rollout_is_active(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+        other = scene.registered(session, a_version("c"))
+
+        with pytest.raises(SurfaceBusy) as refusal:
+            scene.adopted(session, other)
+
+    assert refusal.value.rollout_id == rollout_id
+
+
+def test_a_version_of_another_surface_is_not_adopted(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        elsewhere = scene.a_serving_surface(session, a_version("a", surface="search"))
+
+        with pytest.raises(UnknownName, match="version of home_feed"):
+            scene.adopted(session, elsewhere)
+
+
+def test_a_surface_made_again_otherwise_is_refused(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+
+        with pytest.raises(AlreadyExists):
+            rollouts.create_surface(session, HOME_FEED, VIEW_TYPES[:1], by="ada", now=NOON)
+
+
+def test_a_surface_without_view_types_is_refused(sessions: Sessions) -> None:
+    with sessions.writing() as session, pytest.raises(InvalidField, match="view_types"):
+        rollouts.create_surface(session, HOME_FEED, (), by="ada", now=NOON)
+
+
+def test_an_unknown_surface_names_those_there_are(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+
+        with pytest.raises(UnknownName, match="known: home_feed"):
+            surfaces.get(session, scene.SEARCH)
+
+
+def test_a_rollout_starts_from_nothing_and_is_due_at_once(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+
+        rollout = rollouts.get(session, rollout_id)
+        split = surfaces.splits(session, now=NOON)[HOME_FEED]
+
+        assert (rollout.phase, rollout.step, rollout.first_generation) == (Phase.PENDING, -1, 0)
+        assert (split.candidate, split.shadow) == (None, None)
+        assert rollouts.due(session, now=NOON) == [rollout_id]
+
+
+def test_a_surface_carries_one_rollout_at_a_time(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        scene.a_pending_rollout(session)
+
+        with pytest.raises(SurfaceBusy):
+            scene.a_pending_rollout(session, a_version("c"))
+
+
+def test_a_rollout_needs_something_stable(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+
+        with pytest.raises(NoSafeVersion):
+            scene.a_pending_rollout(session)
+
+
+def test_what_is_stable_is_no_candidate(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+
+        with pytest.raises(InvalidField, match="candidate"):
+            scene.a_pending_rollout(session, a_version("a"))
+
+
+def test_the_split_follows_the_phases(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+        candidate = a_version("b").version_id
+        seen = []
+        for phase in (Phase.WARMING, Phase.SHADOW, Phase.RAMPING, Phase.WATCHING, Phase.DONE):
+            scene.walk(session, rollout_id, until=phase)
+            split = surfaces.splits(session, now=NOON)[HOME_FEED]
+            seen.append((split.stable, split.candidate, split.candidate_bp, split.shadow, split.shadow_sample_bp))
+
+    assert seen == [
+        (stable, None, 0, candidate, 0),
+        (stable, None, 0, candidate, FULL_TRAFFIC_BP),
+        (stable, candidate, 100, None, 0),
+        (stable, candidate, FULL_TRAFFIC_BP, None, 0),
+        (candidate, None, 0, None, 0),
+    ]
+
+
+def test_done_makes_the_candidate_stable_over_the_old_one(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.DONE)
+
+        state = surfaces.get(session, HOME_FEED)
+
+        assert (state.stable, state.last_proven, state.rollout_id) == (a_version("b").version_id, stable, None)
+        assert rollouts.due(session, now=NOON + timedelta(days=365)) == []
+        assert rollouts.list_rollouts(session, surface=HOME_FEED, active_only=True) == []
+        assert [rollout.rollout_id for rollout in rollouts.list_rollouts(session)] == [rollout_id]
+
+
+def test_the_salt_is_the_rollouts_own_and_stays_while_it_grows(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.WARMING)
+        salts = {surfaces.get(session, HOME_FEED).salt}
+        for phase in (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING):
+            scene.walk(session, rollout_id, until=phase)
+            salts.add(surfaces.get(session, HOME_FEED).salt)
+
+    assert salts == {f"home_feed/rollout/{rollout_id}"}
+
+
+def test_a_held_rollout_keeps_its_weight_and_its_stage(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        stage = rollouts.get(session, rollout_id).stage_generation
+
+        scene.commanded(session, rollout_id, Command.HOLD)
+        held = surfaces.get(session, HOME_FEED)
+        rollout = scene.commanded(session, rollout_id, Command.RESUME)
+
+        assert (held.candidate_bp, held.generation) == (100, stage + 1)
+        assert (rollout.stage_generation, rollout.candidate_bp) == (stage, 100)
+
+
+def test_weights_by_generation_are_told_from_any_generation_on(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        first = rollouts.get(session, rollout_id).first_generation
+
+        shares = surfaces.shares_since(session, HOME_FEED, first)
+
+    assert shares == {first: 0, first + 1: 0, first + 2: 100}
+
+
+def test_what_served_earlier_can_be_asked_for(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        scene.commanded(session, rollout_id, Command.ROLL_BACK, now=LATER)
+
+        before = surfaces.served_at(session, HOME_FEED, LATER - timedelta(seconds=1))
+        after = surfaces.served_at(session, HOME_FEED, LATER)
+        too_early = surfaces.served_at(session, HOME_FEED, NOON - timedelta(days=1))
+
+    assert before is not None
+    assert after is not None
+    assert (before.candidate_bp, after.weights_bp, too_early) == (100, {stable: FULL_TRAFFIC_BP}, None)
+
+
+@pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.RAMPING, Phase.WATCHING])
+def test_no_weight_grows_without_a_verdict_or_a_reason(sessions: Sessions, phase: Phase) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, phase)
+        before = surfaces.get(session, HOME_FEED)
+        holding = scene.a_stored_verdict(session, rollout_id, Outcome.HOLD)
+        too_old = scene.a_stored_verdict(session, rollout_id, Outcome.ADVANCE, generation=before.generation - 1)
+
+        for verdict_id in (None, holding, too_old, 404):
+            with pytest.raises(MissingVerdict):
+                scene.commanded(session, rollout_id, Command.ADVANCE, verdict_id=verdict_id)
+
+        assert surfaces.get(session, HOME_FEED).generation == before.generation
+
+
+def test_a_persons_reason_overrules_the_judge_and_is_recorded(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.SHADOW)
+
+        rollout = rollouts.apply_command(
+            session, rollout_id, Command.ADVANCE, by="grace", now=NOON, reason="the shadow's clicks come late today"
+        )
+        entry = history.list_history(session, HOME_FEED, 1)[0]
+
+        assert rollout.phase is Phase.RAMPING
+        assert (entry.by, entry.command, entry.verdict_id) == ("grace", "advance", None)
+        assert entry.reason == "the shadow's clicks come late today"
+
+
+def test_a_scheduler_cannot_overrule_the_judge(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.SHADOW)
+        epoch = leases.acquire(session, leases.SCHEDULER, "one", 60)
+
+        with pytest.raises(MissingVerdict):
+            rollouts.apply_command(
+                session, rollout_id, Command.ADVANCE, by="scheduler", now=NOON, reason="why not", epoch=epoch
             )
-            r = rollouts.apply_command(s, rollout.rollout_id, Command.ADVANCE, by="ada", now=NOON, verdict_id=v)
-    with sessions.reading() as s:
-        st = surfaces.get(s, HOME_FEED)
-        assert (st.stable, st.last_proven, st.candidate) == (b, a, None)
-        assert history.verify(s) == []
+
+
+def test_another_rollouts_verdict_is_no_evidence(sessions: Sessions) -> None:
+    """A changed digest starts from nothing."""
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        first = scene.a_rollout_in(session, Phase.SHADOW, a_version("b"))
+        scene.commanded(session, first, Command.ROLL_BACK)
+        second = scene.a_rollout_in(session, Phase.SHADOW, a_version("c"))
+        generation = surfaces.get(session, HOME_FEED).generation
+        borrowed = scene.a_stored_verdict(session, first, Outcome.ADVANCE, generation=generation)
+
+        with pytest.raises(MissingVerdict):
+            scene.commanded(session, second, Command.ADVANCE, verdict_id=borrowed)
+
+
+def test_a_step_that_asks_for_approvals_is_left_only_with_them(sessions: Sessions) -> None:
+    steps = [{"share": "1%", "approvals": 1}, {"share": "100%"}]
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session, plan=a_plan(steps=steps))
+        scene.walk(session, rollout_id, until=Phase.RAMPING)
+
+        with pytest.raises(IllegalTransition, match="lacks 1 approval"):
+            scene.walk(session, rollout_id, until=Phase.WATCHING)
+        scene.commanded(session, rollout_id, Command.APPROVE)
+        generation = surfaces.get(session, HOME_FEED).generation
+        scene.commanded(session, rollout_id, Command.APPROVE)
+
+        assert surfaces.get(session, HOME_FEED).generation == generation, "approving twice is approving once"
+        assert scene.walk(session, rollout_id, until=Phase.WATCHING).phase is Phase.WATCHING
+
+
+@pytest.mark.parametrize("phase", sorted(ACTIVE))
+def test_roll_back_takes_all_traffic_home_from_any_active_phase(sessions: Sessions, phase: Phase) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, phase)
+
+        rollout = scene.commanded(session, rollout_id, Command.ROLL_BACK)
+        state = surfaces.get(session, HOME_FEED)
+
+        assert rollout.phase is Phase.ROLLED_BACK
+        assert (state.stable, state.candidate, state.candidate_bp, state.shadow) == (stable, None, 0, None)
+        assert state.rollout_id is None
+        assert model_versions.get(session, rollout.candidate).is_aborted
+        assert history.verify(session) == []
+
+
+@pytest.mark.parametrize("command", [Command.ROLL_BACK, Command.ABORT])
+def test_rolling_back_twice_is_rolling_back_once(sessions: Sessions, command: Command) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        first = scene.commanded(session, rollout_id, command)
+        generation = surfaces.get(session, HOME_FEED).generation
+
+        second = rollouts.apply_command(
+            session, rollout_id, command, by="grace", now=LATER, seen_generation=generation - 1
+        )
+
+        assert second == first
+        assert surfaces.get(session, HOME_FEED).generation == generation
+
+
+def test_rolling_back_what_is_done_goes_to_the_last_proven(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.DONE)
+
+        scene.commanded(session, rollout_id, Command.ROLL_BACK)
+        state = surfaces.get(session, HOME_FEED)
+
+        assert (state.stable, state.last_proven) == (stable, None)
+        assert rollouts.get(session, rollout_id).phase is Phase.ROLLED_BACK
+
+
+def test_what_is_done_is_not_rolled_back_under_an_active_rollout(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        done = scene.a_rollout_in(session, Phase.DONE)
+        scene.a_rollout_in(session, Phase.SHADOW, a_version("c"))
+
+        with pytest.raises(SurfaceBusy):
+            scene.commanded(session, done, Command.ROLL_BACK)
+
+
+def test_what_is_done_and_replaced_is_not_rolled_back(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        done = scene.a_rollout_in(session, Phase.DONE)
+        scene.a_rollout_in(session, Phase.DONE, a_version("c"))
+
+        with pytest.raises(IllegalTransition):
+            scene.commanded(session, done, Command.ROLL_BACK)
+
+
+def test_a_digest_that_was_taken_back_is_refused(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        scene.a_rollout_in(session, Phase.ROLLED_BACK)
+
+        with pytest.raises(Quarantined, match="taken back"):
+            scene.a_pending_rollout(session, a_version("b"))
+        with pytest.raises(Quarantined, match="taken back"):
+            scene.adopted(session, a_version("b").version_id)
+
+
+def test_a_command_on_a_stale_generation_is_refused(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        current = surfaces.get(session, HOME_FEED).generation
+
+        with pytest.raises(StaleGeneration) as refusal:
+            rollouts.apply_command(session, rollout_id, Command.HOLD, by="ada", now=NOON, seen_generation=current - 1)
+
+    assert (refusal.value.seen, refusal.value.current) == (current - 1, current)
+
+
+def test_a_persons_roll_back_is_never_refused_as_stale(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+
+        rollout = rollouts.apply_command(session, rollout_id, Command.ROLL_BACK, by="ada", now=NOON, seen_generation=1)
+
+        assert rollout.phase is Phase.ROLLED_BACK
+
+
+def test_a_schedulers_roll_back_is_dropped_when_the_generation_moved(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        epoch = leases.acquire(session, leases.SCHEDULER, "one", 60)
+        seen = surfaces.get(session, HOME_FEED).generation
+        scene.commanded(session, rollout_id, Command.HOLD)
+
+        with pytest.raises(StaleGeneration):
+            rollouts.apply_command(
+                session, rollout_id, Command.ROLL_BACK, by="scheduler", now=NOON, seen_generation=seen, epoch=epoch
+            )
+
+
+def test_a_deposed_scheduler_writes_nothing(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+        epoch = leases.acquire(session, leases.SCHEDULER, "one", 60)
+        assert epoch is not None
+        leases.release(session, leases.SCHEDULER, "one")
+        assert leases.acquire(session, leases.SCHEDULER, "two", 60) == epoch + 1
+
+    with pytest.raises(Deposed), sessions.writing() as session:
+        rollouts.apply_command(session, rollout_id, Command.START, by="scheduler", now=NOON, epoch=epoch)
+    with pytest.raises(Deposed), sessions.writing() as session:
+        rollouts.set_next_check(session, rollout_id, LATER, epoch=epoch)
+    with pytest.raises(Deposed), sessions.writing() as session:
+        rollouts.quarantine(session, a_version("a").trunk, by="scheduler", reason="harm", now=NOON, epoch=epoch)
+    with sessions.reading() as session:
+        assert rollouts.get(session, rollout_id).phase is Phase.PENDING
+        assert rollouts.due(session, now=NOON) == [rollout_id]
+
+
+def test_an_unknown_rollout_is_named(sessions: Sessions) -> None:
+    with sessions.writing() as session, pytest.raises(UnknownName, match="rollout '404'"):
+        scene.commanded(session, NEVER, Command.START)
+
+
+def test_an_illegal_command_changes_nothing(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+        before = surfaces.get(session, HOME_FEED)
+
+        with pytest.raises(IllegalTransition):
+            scene.commanded(session, rollout_id, Command.ADVANCE)
+
+        assert surfaces.get(session, HOME_FEED) == before
+
+
+def test_checks_that_are_not_due_yet_wait(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session)
+
+        rollouts.set_next_check(session, rollout_id, LATER)
+
+        assert rollouts.due(session, now=NOON) == []
+        assert rollouts.due(session, now=LATER) == [rollout_id]
+
+
+class TestTheButton:
+    """`roll_back_surface`: one call, whatever is going on."""
+
+    def press(self, sessions: Sessions) -> VersionId | None:
+        with sessions.writing() as session:
+            return rollouts.roll_back_surface(
+                session, HOME_FEED, by="on-call", reason="pages are empty", now=LATER
+            ).stable
+
+    def test_it_ends_the_active_rollout(self, sessions: Sessions) -> None:
+        with sessions.writing() as session:
+            stable = scene.a_serving_surface(session)
+            rollout_id = scene.a_rollout_in(session, Phase.WATCHING)
+
+        assert self.press(sessions) == stable
+        with sessions.reading() as session:
+            assert rollouts.get(session, rollout_id).phase is Phase.ROLLED_BACK
+
+    def test_pressed_twice_it_does_not_go_back_two_versions(self, sessions: Sessions) -> None:
+        with sessions.writing() as session:
+            stable = scene.a_serving_surface(session, a_version("a"), before=a_version("z"))
+            scene.a_rollout_in(session, Phase.RAMPING)
+
+        assert self.press(sessions) == stable
+        assert self.press(sessions) == stable
+
+    def test_without_a_rollout_it_returns_to_the_last_proven(self, sessions: Sessions) -> None:
+        with sessions.writing() as session:
+            scene.a_serving_surface(session, a_version("b"), before=a_version("a"))
+
+        assert self.press(sessions) == a_version("a").version_id
+        with sessions.reading() as session:
+            assert model_versions.get(session, a_version("b").version_id).is_aborted
+
+    def test_after_a_finished_rollout_it_takes_that_rollout_back(self, sessions: Sessions) -> None:
+        with sessions.writing() as session:
+            stable = scene.a_serving_surface(session)
+            rollout_id = scene.a_rollout_in(session, Phase.DONE)
+
+        assert self.press(sessions) == stable
+        with sessions.reading() as session:
+            assert rollouts.get(session, rollout_id).phase is Phase.ROLLED_BACK
+
+    def test_with_nothing_to_go_back_to_it_says_so(self, sessions: Sessions) -> None:
+        with sessions.writing() as session:
+            scene.a_serving_surface(session)
+
+        with pytest.raises(NoSafeVersion):
+            self.press(sessions)

@@ -1,0 +1,123 @@
+"""What a command does to a rollout and its surface, once it is known to be allowed to come. Called by `rollouts`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sqlalchemy.orm import Session
+
+from control_plane.domain.errors import IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
+from control_plane.domain.model_version import Digest, Part, Surface
+from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.verdict import Outcome
+from control_plane.registry import changes, model_versions, rollout_rows, runtimes
+from control_plane.registry import quarantine as quarantines
+from control_plane.registry.changes import Cause
+from control_plane.registry.surfaces import SurfaceState
+from control_plane.registry.tables import VerdictRow
+
+NEEDS_EVIDENCE = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
+
+
+def check_evidence(session: Session, rollout: Rollout, state: SurfaceState, cause: Cause, *, is_person: bool) -> None:
+    """Refuse an advance without a passing verdict of the present generation, unless a person gives a reason."""
+    if rollout.phase not in NEEDS_EVIDENCE or (is_person and cause.reason.strip()):
+        return
+    verdict = None if cause.verdict_id is None else session.get(VerdictRow, cause.verdict_id)
+    if (
+        verdict is None
+        or verdict.rollout_id != rollout.rollout_id
+        or verdict.outcome != Outcome.ADVANCE.value
+        or verdict.generation != state.generation
+    ):
+        raise MissingVerdict(rollout.rollout_id)
+    if rollout.approvals_needed:
+        raise IllegalTransition(f"{rollout.phase} and lacks {rollout.approvals_needed} approval(s)", cause.command)
+
+
+def go_on(session: Session, before: SurfaceState, rollout: Rollout, becomes: Rollout, cause: Cause) -> Rollout:
+    """Any change but the way home."""
+    generation = before.generation + 1
+    if cause.command == Command.START:
+        becomes = replace(becomes, first_generation=generation, stage_generation=generation)
+        _note_start(session, becomes)
+    elif cause.command == Command.ADVANCE:
+        becomes = replace(becomes, stage_generation=generation)
+    rollout_rows.store(session, becomes, now=cause.now)
+    if cause.command in (Command.START, Command.RESUME):
+        rollout_rows.set_next_check(session, becomes.rollout_id, cause.now)
+    changes.change(session, before, _surface_with(before, becomes, cause), cause, was=rollout, becomes=becomes)
+    return becomes
+
+
+def go_home(
+    session: Session,
+    states: Mapping[Surface, SurfaceState],
+    rollout: Rollout,
+    becomes: Rollout,
+    cause: Cause,
+    quarantine_parts: Sequence[Part | str],
+) -> Rollout:
+    before = states[rollout.surface]
+    after = before.without_candidate()
+    if rollout.phase is Phase.DONE:
+        if before.rollout_id is not None:
+            raise SurfaceBusy(before.surface, before.rollout_id)
+        if before.stable != rollout.candidate:
+            raise IllegalTransition(rollout.phase, cause.command)
+        after = replace(after, stable=quarantines.fallback(session, before), last_proven=None)
+    digests = _own_digests(session, rollout, quarantine_parts)
+    others = {surface: state for surface, state in states.items() if surface != rollout.surface}
+    try:
+        moves = quarantines.plan_moves(session, others, digests)
+    except NoSafeVersion as error:
+        digests, moves = [], []
+        cause = replace(cause, reason=f"{cause.reason} (not quarantined: {error})")
+    quarantines.confine(session, digests, by=cause.by, reason=cause.reason, now=cause.now)
+    model_versions.mark_aborted(session, rollout.candidate, now=cause.now, because=cause.reason)
+    rollout_rows.store(session, becomes, now=cause.now)
+    changes.change(session, before, after, cause, was=rollout, becomes=becomes)
+    for move in moves:
+        quarantines.carry_out(session, move, replace(cause, command=quarantines.COMMAND))
+    return becomes
+
+
+def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:
+    """The surface as the rollout's serving phase wants it. An advance that gives weight begins a watch anew."""
+    base = replace(before.without_candidate(), rollout_id=rollout.rollout_id)
+    match rollout.serving_phase:
+        case Phase.PENDING:
+            return base
+        case Phase.WARMING | Phase.SHADOW:
+            salt = f"{before.surface}/rollout/{rollout.rollout_id}"
+            return replace(base, shadow=rollout.candidate, shadow_sample_bp=rollout.shadow_sample_bp, salt=salt)
+        case Phase.RAMPING | Phase.WATCHING:
+            return replace(
+                base,
+                candidate=rollout.candidate,
+                candidate_bp=rollout.candidate_bp,
+                unwatched_seconds=rollout.plan.unwatched_seconds,
+                lease_renewed_at=cause.now if cause.command == Command.ADVANCE else before.lease_renewed_at,
+            )
+        case Phase.DONE:
+            return replace(base, rollout_id=None, stable=rollout.candidate, last_proven=before.stable)
+        case Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
+            raise AssertionError(f"{rollout.serving_phase} is no serving phase of a rollout that goes on")
+
+
+def _note_start(session: Session, rollout: Rollout) -> None:
+    """Counts up to here are no evidence about this rollout."""
+    row = rollout_rows.row_of(session, rollout.rollout_id)
+    row.counts_at_start = {
+        version: runtimes.total_counts(session, version) for version in (rollout.stable, rollout.candidate)
+    }
+    session.flush()
+
+
+def _own_digests(session: Session, rollout: Rollout, parts: Sequence[Part | str]) -> list[Digest]:
+    """Those parts of the candidate that stable does not share: a shared one cannot be what differs."""
+    if not parts:
+        return []
+    stable = model_versions.get(session, rollout.stable).manifest.version
+    candidate = model_versions.get(session, rollout.candidate).manifest.version
+    wanted = [(candidate.digest_of_part(Part(part)), stable.digest_of_part(Part(part))) for part in parts]
+    return [digest for digest, shared in wanted if digest != shared]

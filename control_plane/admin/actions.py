@@ -1,0 +1,232 @@
+"""What people may do: each button asks on a page of its own (in a dialog, with JavaScript), then posts the answer."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
+
+from control_plane.admin import wording
+from control_plane.admin.forms import Form, SentForm, remember_operator
+from control_plane.admin.problems import PageRoute
+from control_plane.admin.rendering import render
+from control_plane.api.deps import MAX_ID, Id, Now, Sessions
+from control_plane.api.schemas import DigestText, Name
+from control_plane.domain.errors import InvalidField, NoSafeVersion, StaleGeneration
+from control_plane.domain.model_version import Digest, Surface
+from control_plane.domain.rollout import Command, Rollout, RolloutId
+from control_plane.registry import rollouts, surfaces
+from control_plane.registry.surfaces import SurfaceState
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+Seen = Annotated[int, Query(ge=0, le=MAX_ID)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What the page asks before anything happens."""
+
+    title: str
+    consequences: tuple[str, ...]
+    button: str
+    icon: str
+    is_danger: bool = False
+    asks_why: str = ""  # why a reason must be given; it may be left out where empty
+
+
+@router.get("/surfaces/{surface}/roll_back")
+def ask_to_roll_back(request: Request, surface: Name, seen_generation: Seen, sessions: Sessions) -> Response:
+    with sessions.reading() as session:
+        state = surfaces.get(session, Surface(surface))
+        question = _roll_back_question(session, state)
+    return _ask(request, question, seen_generation, way_back="/")
+
+
+@router.post("/surfaces/{surface}/roll_back")
+def roll_back_surface(surface: Name, form: SentForm, sessions: Sessions, now: Now) -> Response:
+    """Ends the active rollout whatever has moved since. Without one, stable itself goes: only if it is the stable
+    that was seen, or a second press would undo what the first one reached."""
+    with sessions.writing() as session:
+        state = surfaces.get(session, Surface(surface))
+        if state.rollout_id is None and form.seen_generation != state.generation:
+            raise StaleGeneration(surface, seen=form.seen_generation or 0, current=state.generation)
+        rollouts.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
+    return _go("/", form)
+
+
+@router.get("/rollouts/{rollout_id}/{command}")
+def ask_to_command(
+    request: Request, rollout_id: Id, command: Command, seen_generation: Seen, sessions: Sessions
+) -> Response:
+    with sessions.reading() as session:
+        rollout = rollouts.get(session, RolloutId(rollout_id))
+        state = surfaces.get(session, rollout.surface)
+    return _ask(
+        request, _command_question(rollout, state, command), seen_generation, way_back=f"/rollouts/{rollout_id}"
+    )
+
+
+@router.post("/rollouts/{rollout_id}/{command}")
+def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Sessions, now: Now) -> Response:
+    """Refused where the surface has moved since the page was loaded, but for rolling back: that names its rollout,
+    is the same twice as once, and must not wait."""
+    if command is Command.ADVANCE and not form.reason:
+        raise InvalidField("reason", "an advance by hand overrules the judge; the history needs to know why")
+    is_rollback = command in (Command.ROLL_BACK, Command.ABORT)
+    with sessions.writing() as session:
+        rollouts.apply_command(
+            session,
+            RolloutId(rollout_id),
+            command,
+            by=form.operator,
+            now=now,
+            reason=form.reason,
+            seen_generation=None if is_rollback else form.seen_generation,
+        )
+    return _go(f"/rollouts/{rollout_id}", form)
+
+
+@router.get("/quarantine")
+def ask_to_quarantine(request: Request, digest: DigestText) -> Response:
+    question = Question(
+        title=f"Quarantine {wording.short_digest(digest)}?",
+        consequences=(
+            "Every version that carries these bytes stops serving, on all surfaces, in one step.",
+            "Each of those surfaces goes to a version without them; if one has nowhere to go, nothing is changed.",
+            "It stays so until someone releases the digest.",
+        ),
+        button="Quarantine",
+        icon="lock",
+        is_danger=True,
+        asks_why="Whoever meets the quarantine later reads this.",
+    )
+    return _ask(request, question, None, way_back="/", digest=digest)
+
+
+@router.post("/quarantine")
+def quarantine(form: SentForm, sessions: Sessions, now: Now) -> Response:
+    if not form.reason:
+        raise InvalidField("reason", "is needed: whoever meets the quarantine later reads it")
+    with sessions.writing() as session:
+        rollouts.quarantine(session, Digest(form.digest), by=form.operator, reason=form.reason, now=now)
+    return _go("/", form)
+
+
+@router.get("/quarantine/release")
+def ask_to_release(request: Request, digest: DigestText) -> Response:
+    question = Question(
+        title=f"Release {wording.short_digest(digest)} from quarantine?",
+        consequences=(
+            "Versions that carry these bytes may be rolled out again. Nothing serves them by this alone.",
+            "Versions whose rollout was rolled back stay aborted.",
+        ),
+        button="Release",
+        icon="check",
+        asks_why="Say what was found out.",
+    )
+    return _ask(request, question, None, way_back="/", digest=digest)
+
+
+@router.post("/quarantine/release")
+def release(form: SentForm, sessions: Sessions, now: Now) -> Response:
+    if not form.reason:
+        raise InvalidField("reason", "is needed: say what was found out")
+    with sessions.writing() as session:
+        rollouts.release_quarantine(session, Digest(form.digest), by=form.operator, reason=form.reason, now=now)
+    return _go("/", form)
+
+
+def _ask(
+    request: Request, question: Question, seen_generation: int | None, *, way_back: str, digest: str = ""
+) -> Response:
+    return render(
+        request,
+        "confirm.html",
+        question=question,
+        post_to=request.url.path,
+        seen_generation=seen_generation,
+        digest=digest,
+        way_back=way_back,
+    )
+
+
+def _go(address: str, form: Form) -> Response:
+    response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
+    remember_operator(response, form)
+    return response
+
+
+def _roll_back_question(session: Session, state: SurfaceState) -> Question:
+    if state.rollout_id is not None:
+        return _command_question(rollouts.get(session, state.rollout_id), state, Command.ROLL_BACK)
+    if state.stable is None or state.last_proven is None:
+        raise NoSafeVersion(state.surface)
+    name = wording.surface_name(state.surface)
+    return Question(
+        title=f"Roll {name} back to last proven?",
+        consequences=(
+            f"All traffic of {name} moves from stable {wording.short_version(state.stable)} to last proven "
+            f"{wording.short_version(state.last_proven)} at once.",
+            "Other surfaces are not touched.",
+        ),
+        button="Roll back now",
+        icon="back",
+        is_danger=True,
+    )
+
+
+def _command_question(rollout: Rollout, state: SurfaceState, command: Command) -> Question:
+    name = wording.surface_name(rollout.surface)
+    return Question(
+        title=f"{wording.COMMAND_WORDS[command]} rollout {rollout.rollout_id} of {name}?",
+        consequences=_consequences(rollout, state, command),
+        button=f"{wording.COMMAND_WORDS[command]}{' now' if command is Command.ROLL_BACK else ''}",
+        icon=wording.COMMAND_ICONS[command],
+        is_danger=command in (Command.ROLL_BACK, Command.ABORT),
+        asks_why="You overrule the judge: say why. The reason stays in the history."
+        if command is Command.ADVANCE
+        else "",
+    )
+
+
+def _consequences(rollout: Rollout, state: SurfaceState, command: Command) -> tuple[str, ...]:
+    candidate, share = wording.short_version(rollout.candidate), wording.share(rollout.candidate_bp)
+    match command:
+        case Command.ROLL_BACK | Command.ABORT:
+            home = state.last_proven if state.stable == rollout.candidate else state.stable
+            moved = f"The {share} of users on candidate {candidate} go" if rollout.candidate_bp else "All traffic stays"
+            where = f"{'back to' if rollout.candidate_bp else 'on'} {wording.short_version(home or '–')}"
+            return (
+                f"{moved} {where} at once.",
+                f"The rollout ends and {candidate} is marked aborted. To try again, register a changed version.",
+                "Other surfaces are not touched.",
+            )
+        case Command.ADVANCE:
+            return (
+                f"The candidate goes on without waiting for the judge: next is {_next_words(rollout)}.",
+                "The guardrails keep watching and may still roll it back.",
+            )
+        case Command.HOLD:
+            return (
+                f"Weights stay as they are (candidate {share}) until someone resumes.",
+                "The guardrails keep watching and may still roll it back.",
+            )
+        case Command.RESUME:
+            return ("The rollout goes on in the phase it was in. Its bake time starts again.",)
+        case Command.APPROVE:
+            return ("Your name counts as one approval for leaving this step. The judge must agree too.",)
+        case Command.START:
+            return ("Runtimes load the candidate; it serves nobody yet.",)
+        case Command.EXPIRE:
+            return (f"The rollout counts as out of time; weights stay as they are (candidate {share}).",)
+
+
+def _next_words(rollout: Rollout) -> str:
+    if rollout.phase == "warming":
+        return "shadow, which answers nobody"
+    if rollout.phase == "watching":
+        return "done, and the candidate becomes stable"
+    return f"{wording.share(rollout.next_share_bp)} of users"

@@ -1,0 +1,214 @@
+"""Findings as tiles and rows, and the calibration plot from what the judge looked at."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from control_plane.admin import charts, wording
+from control_plane.admin.charts import EffectPoint, Margins, ReliabilityPoint
+from control_plane.admin.wording import Chip
+from control_plane.domain.moments import FIXED_POINT, WHOLE_SURFACE, Moments, ReliabilityMeasure
+from control_plane.domain.plan import DIRECTION_OF, Metric, RolloutPlan
+from control_plane.domain.split import Arm
+from control_plane.domain.verdict import Finding, Verdict
+
+CALIBRATION = "calibration"
+ENTROPY = "ne"
+MAX_LOOKS = 200  # of an effect over time: more are not seen at a tile's width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """One metric of the whole surface. `alone_at` is the log e-value at which its harm alone would roll back."""
+
+    metric: str
+    name: str
+    role: str
+    counts: str  # what its conversions are
+    chip: Chip
+    effect: str
+    interval: str
+    effect_means: str
+    band: Markup
+    trend: Markup
+    safe_bar: Markup
+    safe_words: str
+    harm_bar: Markup
+    harm_words: str
+    impressions: tuple[int, int]
+    conversions: tuple[float, float]
+    missing: str
+    resolves: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRow:
+    """One metric on one view type."""
+
+    segment: str
+    name: str
+    chip: Chip
+    gates: bool
+    effect: str
+    interval: str
+    band: Markup
+    impressions: tuple[int, int]
+    conversions: tuple[float, float]
+    missing: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BinRow:
+    """One score bin of one arm."""
+
+    arm: str
+    predicted: float
+    observed: float
+    impressions: int
+
+
+def tiles(verdict: Verdict, earlier: Sequence[tuple[int, Verdict]], plan: RolloutPlan) -> tuple[Tile, ...]:
+    """Gates first. `earlier` holds (ms since the epoch, verdict), oldest first, this one included."""
+    whole = [finding for finding in verdict.findings if finding.segment == WHOLE_SURFACE]
+    ordered = sorted(whole, key=lambda finding: not finding.gates)
+    return tuple(_tile(finding, verdict, earlier, plan) for finding in ordered)
+
+
+def segment_rows(verdict: Verdict) -> tuple[SegmentRow, ...]:
+    found = [finding for finding in verdict.findings if finding.segment != WHOLE_SURFACE]
+    return tuple(_segment_row(finding) for finding in sorted(found, key=lambda finding: finding.segment))
+
+
+def reliability(moments: Moments) -> tuple[Markup, tuple[BinRow, ...]]:
+    """The whole surface's calibration plot and the numbers behind it."""
+    bins = [*_bins(moments, Arm.STABLE), *_bins(moments, Arm.CANDIDATE)]
+    by_arm = {
+        arm: [
+            ReliabilityPoint(predicted=row.predicted, observed=row.observed, impressions=row.impressions)
+            for row in bins
+            if row.arm == arm
+        ]
+        for arm in ("stable", "candidate")
+    }
+    return charts.reliability_plot(by_arm["stable"], by_arm["candidate"]), tuple(bins)
+
+
+def margins_of(finding: Finding) -> Margins:
+    """Where the margins lie on the axis of the relative effect, as the judge tests them."""
+    harm, safe = finding.harm_margin, finding.safe_margin
+    if finding.metric == CALIBRATION:
+        return Margins(harm=harm, safe=safe, is_two_sided=True)
+    if finding.metric == ENTROPY:
+        return Margins(harm=harm, safe=safe)
+    is_better_high = finding.metric not in list(Metric) or DIRECTION_OF[Metric(finding.metric)] > 0
+    if is_better_high:
+        return Margins(harm=None if harm is None else -harm, safe=None if safe is None else -safe)
+    return Margins(harm=_risen(harm), safe=_risen(safe))
+
+
+def _risen(margin: float | None) -> float | None:
+    """The rise of a rate that is better low, whose log is as far from 0 as that of a fall by `margin`."""
+    return None if margin is None or margin >= 1 else 1 / (1 - margin) - 1
+
+
+def _tile(finding: Finding, verdict: Verdict, earlier: Sequence[tuple[int, Verdict]], plan: RolloutPlan) -> Tile:
+    name, margins = wording.metric_name(finding.metric), margins_of(finding)
+    safe_at = math.log(1 / plan.judge.alpha_advance)
+    harm_at = verdict.log_e_threshold - math.log(finding.weight) if finding.weight > 0 else math.inf
+    safe_words = f"log E {wording.number(finding.log_e_safe)} of {wording.number(safe_at)}"
+    harm_words = f"log E {wording.number(finding.log_e_harm)} of {wording.number(harm_at)}"
+    return Tile(
+        metric=finding.metric,
+        name=name,
+        role="gate" if finding.gates else "guard",
+        counts=wording.COUNT_NAMES.get(finding.metric, "Clicks"),
+        chip=wording.answer_chip(finding.answer),
+        effect=wording.percent(finding.effect, digits=_digits(finding)),
+        interval=_interval(finding),
+        effect_means=_effect_means(finding.metric),
+        band=_band(finding, name),
+        trend=charts.effect_over_time(_points(finding, earlier), margins=margins, name=name),
+        safe_bar=charts.progress_bar(
+            finding.log_e_safe, safe_at, kind="safe", words=f"evidence for safe: {safe_words}"
+        ),
+        safe_words=safe_words if finding.gates else "",
+        harm_bar=charts.progress_bar(finding.log_e_harm, harm_at, kind="harm", words=f"evidence of harm: {harm_words}"),
+        harm_words=harm_words if math.isfinite(harm_at) else "",
+        impressions=(finding.impressions_stable, finding.impressions_candidate),
+        conversions=(finding.conversions_stable, finding.conversions_candidate),
+        missing=finding.missing,
+        resolves="" if finding.seconds_to_resolve is None else f"in {wording.duration(finding.seconds_to_resolve)}",
+    )
+
+
+def _segment_row(finding: Finding) -> SegmentRow:
+    name = wording.metric_name(finding.metric)
+    return SegmentRow(
+        segment=finding.segment,
+        name=name,
+        chip=wording.answer_chip(finding.answer),
+        gates=finding.gates,
+        effect=wording.percent(finding.effect, digits=_digits(finding)),
+        interval=_interval(finding),
+        band=_band(finding, f"{name} on {finding.segment}"),
+        impressions=(finding.impressions_stable, finding.impressions_candidate),
+        conversions=(finding.conversions_stable, finding.conversions_candidate),
+        missing=finding.missing,
+    )
+
+
+def _band(finding: Finding, name: str) -> Markup:
+    return charts.interval_band(
+        effect=finding.effect, lower=finding.lower, upper=finding.upper, margins=margins_of(finding), name=name
+    )
+
+
+def _interval(finding: Finding) -> str:
+    if finding.lower is None or finding.upper is None:
+        return ""
+    digits = _digits(finding)
+    return f"{wording.percent(finding.lower, digits=digits)} to {wording.percent(finding.upper, digits=digits)}"
+
+
+def _digits(finding: Finding) -> int:
+    return 2 if finding.metric == ENTROPY else 1
+
+
+def _effect_means(metric: str) -> str:
+    match metric:
+        case "calibration":
+            return "predicted against observed clicks"
+        case "ne":
+            return "candidate − stable, same impressions"
+        case _:
+            return "candidate against stable"
+
+
+def _points(finding: Finding, earlier: Sequence[tuple[int, Verdict]]) -> list[EffectPoint]:
+    same = [
+        (at_ms, found)
+        for at_ms, verdict in earlier[-MAX_LOOKS:]
+        for found in verdict.findings
+        if (found.metric, found.segment) == (finding.metric, finding.segment)
+    ]
+    return [
+        EffectPoint(at_ms=at_ms, effect=found.effect, lower=found.lower, upper=found.upper)
+        for at_ms, found in same
+        if found.effect is not None and found.lower is not None and found.upper is not None
+    ]
+
+
+def _bins(moments: Moments, arm: Arm) -> list[BinRow]:
+    rows = moments.reliability_GABR[moments.segments.index(WHOLE_SURFACE), arm].tolist()
+    return [
+        BinRow(
+            arm=arm.name.lower(),
+            predicted=row[ReliabilityMeasure.SCORE] / FIXED_POINT / row[ReliabilityMeasure.IMPRESSIONS],
+            observed=row[ReliabilityMeasure.CLICK] / row[ReliabilityMeasure.IMPRESSIONS],
+            impressions=row[ReliabilityMeasure.IMPRESSIONS],
+        )
+        for row in rows
+        if row[ReliabilityMeasure.IMPRESSIONS]
+    ]

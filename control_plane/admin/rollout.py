@@ -1,0 +1,161 @@
+"""What one rollout's page shows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from markupsafe import Markup
+from sqlalchemy.orm import Session
+
+from control_plane.admin import charts, metrics, wording
+from control_plane.admin.metrics import BinRow, SegmentRow, Tile
+from control_plane.admin.overview import waiting_sentence
+from control_plane.admin.timeline import TimelineStep, timeline
+from control_plane.admin.wording import Chip
+from control_plane.api.standing import Standing, standing_of
+from control_plane.domain.errors import IllegalTransition
+from control_plane.domain.model_version import VersionId
+from control_plane.domain.rollout import FINISHED, Command, Rollout, RolloutId, apply
+from control_plane.domain.split import FULL_TRAFFIC_BP
+from control_plane.guardrails.explain import explain
+from control_plane.guardrails.replay import unpack
+from control_plane.registry import evidence, history, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry.evidence import StoredVerdict
+from control_plane.registry.history import Entry
+from control_plane.registry.runtimes import Runtime
+
+BY_HAND = (Command.START, Command.ADVANCE, Command.HOLD, Command.RESUME, Command.APPROVE, Command.ABORT)
+HISTORY_SHOWN = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What the latest verdict says, with charts; `log_e_words` is the rollback evidence of all findings together."""
+
+    verdict_id: int
+    at: datetime
+    outcome: Chip
+    rule: str
+    explanation: str
+    tiles: tuple[Tile, ...]
+    segments: tuple[SegmentRow, ...]
+    calibration: Markup
+    bins: tuple[BinRow, ...]
+    rollback_bar: Markup
+    rollback_words: str
+    sample_ratio_words: str
+    users: tuple[int, int]
+    window_start_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutPage:
+    rollout: Rollout
+    generation: int
+    chip: Chip
+    sentence: str
+    is_finished: bool
+    steps: tuple[TimelineStep, ...]
+    training_runs: dict[VersionId, str]
+    traffic: Markup
+    stable_bp: int
+    acknowledged: str
+    live: tuple[Runtime, ...]
+    commands: tuple[Command, ...]
+    can_roll_back: bool
+    evidence: Evidence | None
+    changes: tuple[Entry, ...]
+    verdicts: tuple[StoredVerdict, ...]
+
+
+def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live_since: datetime) -> RolloutPage:
+    rollout = rollouts.get(session, rollout_id)
+    standing = standing_of(session, rollout, now=now, live_since=live_since)
+    state = surfaces.get(session, rollout.surface)
+    verdicts = evidence.list_verdicts(session, rollout_id, metrics.MAX_LOOKS)
+    changes = [entry for entry in history.list_history(session, rollout.surface) if entry.rollout_id == rollout_id]
+    is_finished = rollout.phase in FINISHED
+    return RolloutPage(
+        rollout=rollout,
+        generation=standing.generation,
+        chip=wording.phase_chip(rollout),
+        sentence=_finished_sentence(rollout, changes) if is_finished else waiting_sentence(standing, now),
+        is_finished=is_finished,
+        steps=timeline(rollout),
+        training_runs=_training_runs(session, rollout),
+        traffic=charts.traffic_bar(_share_now(rollout)),
+        stable_bp=FULL_TRAFFIC_BP - _share_now(rollout),
+        acknowledged=_acknowledged(standing),
+        live=tuple(runtimes.live(session, since=live_since)),
+        commands=legal_commands(rollout, now),
+        can_roll_back=not is_finished or (state.stable == rollout.candidate and state.last_proven is not None),
+        evidence=None if standing.verdict is None else load_evidence(session, standing.verdict, rollout, verdicts),
+        changes=tuple(changes[:HISTORY_SHOWN]),
+        verdicts=tuple(verdicts[:HISTORY_SHOWN]),
+    )
+
+
+def load_evidence(session: Session, stored: StoredVerdict, rollout: Rollout, verdicts: list[StoredVerdict]) -> Evidence:
+    """`verdicts` are the rollout's, the latest first."""
+    verdict = stored.verdict
+    earlier = [(look.verdict.as_of_ms, look.verdict) for look in reversed(verdicts)]
+    plot, bins = metrics.reliability(unpack(evidence.inputs(session, stored.verdict_id)).moments)
+    words = f"log E {wording.number(verdict.log_e_rollback)} of {wording.number(verdict.log_e_threshold)}"
+    return Evidence(
+        verdict_id=stored.verdict_id,
+        at=stored.at,
+        outcome=wording.OUTCOME_CHIPS[verdict.outcome],
+        rule=wording.RULE_WORDS[verdict.rule],
+        explanation=explain(verdict),
+        tiles=metrics.tiles(verdict, earlier, rollout.plan),
+        segments=metrics.segment_rows(verdict),
+        calibration=plot,
+        bins=bins,
+        rollback_bar=charts.progress_bar(
+            verdict.log_e_rollback, verdict.log_e_threshold, kind="harm", words=f"evidence for rolling back: {words}"
+        ),
+        rollback_words=words,
+        sample_ratio_words=f"log E {wording.number(verdict.log_e_sample_ratio)}",
+        users=(verdict.users_stable, verdict.users_candidate),
+        window_start_ms=verdict.window_start_ms,
+    )
+
+
+def legal_commands(rollout: Rollout, now: datetime) -> tuple[Command, ...]:
+    """The commands that the phase takes and that would change something, in the order of their buttons."""
+    return tuple(command for command in BY_HAND if _changes(rollout, command, now))
+
+
+def _changes(rollout: Rollout, command: Command, now: datetime) -> bool:
+    if command is Command.APPROVE and not rollout.approvals_needed:
+        return False
+    try:
+        return apply(rollout, command, now=now, by="operator") != rollout
+    except IllegalTransition:
+        return False
+
+
+def _share_now(rollout: Rollout) -> int:
+    return rollout.candidate_bp
+
+
+def _acknowledged(standing: Standing) -> str:
+    if standing.live_runtimes == 0:
+        return "no runtime has reported lately"
+    return f"{standing.acknowledged_runtimes} of {standing.live_runtimes} runtimes"
+
+
+def _training_runs(session: Session, rollout: Rollout) -> dict[VersionId, str]:
+    return {
+        version_id: model_versions.get(session, version_id).manifest.training_run
+        for version_id in (rollout.stable, rollout.candidate)
+    }
+
+
+def _finished_sentence(rollout: Rollout, changes: list[Entry]) -> str:
+    """Why it ended, as the one who ended it said."""
+    last = changes[0] if changes else None
+    what = "Rolled back" if rollout.phase == "rolled_back" else "Done: the candidate is stable now"
+    if last is None:
+        return f"{what}."
+    reason = f": {last.reason.rstrip('.')}" if last.reason and rollout.phase == "rolled_back" else ""
+    return f"{what} by {last.by}{reason}."

@@ -21,7 +21,7 @@ DTYPE_OF: dict[str, np.dtype[np.generic]] = {
     "UINT64": np.dtype("<u8"),
 }
 DATATYPE_OF = {dtype: name for name, dtype in DTYPE_OF.items()}
-KINDS_OF = {"FP32": "iuf", "INT64": "iu", "UINT64": "iu"}  # what JSON numbers of a datatype may be
+NUMBERS_OF: dict[str, set[type]] = {"FP32": {int, float}, "INT64": {int}, "UINT64": {int}}  # a bool is no number
 
 Tensor = NDArray[np.generic]
 
@@ -166,23 +166,18 @@ def _read_input(index: int, entry: object, blob: memoryview, offset: int) -> tup
 def _from_json(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
     if not isinstance(data, list):
         raise InvalidField(f"{name}.data", "must be a list")
-    expected = math.prod(shape)
+    # As objects first: NumPy makes floats of a list in which small and very large 64-bit numbers meet.
     try:
-        found = np.asarray(data) if data else np.empty(0, DTYPE_OF[datatype])
-        has_kind = found.size == 0 or found.dtype.kind in KINDS_OF[datatype]
-        with np.errstate(over="ignore"):  # what becomes infinite is refused by name as not finite
-            tensor = found.astype(DTYPE_OF[datatype]) if has_kind else None
+        number_O = np.asarray(data, dtype=object)
+        if not set(map(type, number_O.ravel())) <= NUMBERS_OF[datatype]:
+            raise TypeError
+        with np.errstate(over="ignore"):  # what becomes infinite is refused later, as not finite
+            tensor: Tensor = number_O.astype(DTYPE_OF[datatype])
     except (ValueError, OverflowError, TypeError):
-        tensor = None
-    if tensor is None or not _keeps_value(found, tensor):
-        raise InvalidField(f"{name}.data", f"must hold numbers of {datatype}, all rows equally long")
-    if tensor.size != expected:
-        raise InvalidField(f"{name}.data", f"must hold {expected} numbers for the shape {shape}, not {tensor.size}")
+        raise InvalidField(f"{name}.data", f"must hold numbers of {datatype}, all rows equally long") from None
+    if tensor.size != math.prod(shape):
+        raise InvalidField(f"{name}.data", f"must hold {math.prod(shape)} numbers for {shape}, not {tensor.size}")
     return tensor.reshape(shape)
-
-
-def _keeps_value(found: Tensor, tensor: Tensor) -> bool:
-    return tensor.dtype.kind == "f" or bool(np.array_equal(found, tensor))
 
 
 def _shape(name: str, value: object) -> tuple[int, ...]:

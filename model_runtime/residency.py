@@ -67,6 +67,11 @@ class Residency:
         with self._changed:
             return tuple(sorted(self._versions))
 
+    def trunks(self) -> tuple[nn.Module, ...]:
+        """Each trunk once, however many versions share it."""
+        with self._changed:
+            return tuple(self._trunks.values())
+
     def failures(self) -> dict[VersionId, str]:
         """Wanted versions that do not load, with the reason."""
         with self._changed:

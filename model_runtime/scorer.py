@@ -73,6 +73,7 @@ class Scorer:
 
     def score(self, version: LoadedVersion, batch: RowBatch) -> Scores:
         """Score every row with one version. A forward that raises is logged, and its rows are NaN."""
+        self._tally.asked(version.version_id, users=batch.num_users)
         scores = Scores.none_of(batch.num_rows)
         for piece in pieces(batch, max_users=self._max_users, max_rows=self._max_rows):
             if (found := self._forward(version, piece.batch)) is not None:
@@ -129,11 +130,10 @@ class Scorer:
             found = version.score(batch)
         except Exception:  # whatever a version does, its users get an answer
             log.exception("version %s failed on %d users", version.version_id, batch.num_users)
-            self._tally.asked(version.version_id, users=batch.num_users)
             return None
-        was_slow = time.monotonic() - started > self._slow_seconds
+        is_slow = time.monotonic() - started > self._slow_seconds
         scores = Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"])
-        self._tally.answered(version.version_id, scores.click_N, users=batch.num_users, was_slow=was_slow)
+        self._tally.scored(version.version_id, scores.click_N, slow_users=batch.num_users if is_slow else 0)
         return scores
 
 

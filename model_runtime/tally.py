@@ -32,13 +32,16 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: dict[VersionId, _Count] = defaultdict(_Count)
 
-    def answered(self, version_id: VersionId, score_N: NDArray[np.float32], *, users: int, was_slow: bool) -> None:
-        """Count one forward's users and scores; what is bad among the scores shows in `bad_scores`."""
+    def asked(self, version_id: VersionId, *, users: int) -> None:
+        with self._lock:
+            self._counts[version_id].requests += users
+
+    def scored(self, version_id: VersionId, score_N: NDArray[np.float32], *, slow_users: int = 0) -> None:
+        """Count one forward's scores; its users are timeouts where it took too long."""
         is_bad_N = is_bad(score_N)
         with self._lock:
             count = self._counts[version_id]
-            count.requests += users
-            count.timeouts += users if was_slow else 0
+            count.timeouts += slow_users
             count.scores += len(score_N)
             count.bad_scores += int(is_bad_N.sum())
             if len(count.distinct) < MAX_DISTINCT:
@@ -48,11 +51,6 @@ class Tally:
         """Users that got no usable answer from the version: it raised, it is not loaded, or it gave bad scores."""
         with self._lock:
             self._counts[version_id].errors += users
-
-    def asked(self, version_id: VersionId, *, users: int) -> None:
-        """Users whose question never reached a forward that ended."""
-        with self._lock:
-            self._counts[version_id].requests += users
 
     def counts(self) -> dict[VersionId, ServingCounts]:
         with self._lock:

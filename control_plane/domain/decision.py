@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from control_plane.domain.model_version import ModelVersion, Part
+from control_plane.domain.plan import DIRECTION_OF, Metric
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
-from control_plane.domain.verdict import Blame, Outcome, Rule, Verdict
+from control_plane.domain.verdict import Blame, Finding, Outcome, Rule, Verdict
 
 EXPIRY_FLOOR = -0.20  # an expired candidate stays only if no gate's interval reaches below this effect
 
@@ -133,12 +134,24 @@ def _expired(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decisi
     over_total = now >= started_at + timedelta(seconds=rollout.plan.max_total_seconds)
     if not (over_stage or over_total):
         return None
-    lowers = [finding.lower for finding in verdict.findings if finding.gates] if verdict is not None else []
-    worst = min((lower for lower in lowers if lower is not None), default=None)
+    worst = _worst_effect(verdict) if verdict is not None else None
     what = "the rollout" if over_total else "this stage"
     if rollout.candidate_bp and (worst is None or worst <= EXPIRY_FLOOR):
         return Decision(command=Command.ROLL_BACK, reason=f"{what} ran out of time, and a large loss is possible")
     return Decision(command=Command.EXPIRE, reason=f"{what} ran out of time without an answer")
+
+
+def _worst_effect(verdict: Verdict) -> float | None:
+    """The largest loss of engagement that a gate still holds possible, as a negative effect."""
+    gates = [finding for finding in verdict.findings if finding.gates and finding.metric in set(Metric)]
+    bounds = [_loss_bound(finding, DIRECTION_OF[Metric(finding.metric)]) for finding in gates]
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _loss_bound(finding: Finding, direction: int) -> float | None:
+    if direction > 0:
+        return finding.lower
+    return None if finding.upper is None else -finding.upper
 
 
 def _resolves_at(verdict: Verdict, now: datetime) -> datetime | None:

@@ -109,6 +109,26 @@ def test_a_stage_out_of_time_stays_only_if_no_large_loss_is_possible(lower: floa
     assert decided(a_rollout(Phase.RAMPING), verdict, hours=14 * 24).command is command
 
 
+def test_out_of_time_many_fewer_hides_are_no_loss_and_many_more_are() -> None:
+    fewer = Finding(metric="hide_rate", segment="*", answer=Answer.UNDECIDED, gates=True, lower=-0.5, upper=0.1)
+    more = Finding(metric="hide_rate", segment="*", answer=Answer.UNDECIDED, gates=True, lower=-0.1, upper=0.5)
+
+    stays, leaves = (
+        decided(a_rollout(Phase.RAMPING), a_verdict(Outcome.HOLD, findings=(finding,)), hours=14 * 24)
+        for finding in (fewer, more)
+    )
+
+    assert stays.command is Command.EXPIRE
+    assert leaves.command is Command.ROLL_BACK
+
+
+def test_out_of_time_a_wide_calibration_interval_is_no_loss_of_engagement() -> None:
+    calibration = Finding(metric="calibration", segment="*", answer=Answer.UNDECIDED, gates=True, lower=-0.5, upper=0.5)
+    verdict = a_verdict(Outcome.HOLD, findings=(a_finding(-0.05), calibration))
+
+    assert decided(a_rollout(Phase.RAMPING), verdict, hours=14 * 24).command is Command.EXPIRE
+
+
 def test_a_shadow_out_of_time_expires_for_nobody_is_at_risk() -> None:
     assert decided(a_rollout(Phase.SHADOW), HOLD, hours=14 * 24).command is Command.EXPIRE
 

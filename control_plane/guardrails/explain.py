@@ -61,7 +61,10 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
         conversions += f" and {finding.conversions_stable:.10g}"
     yield f"        matured: {impressions} impressions with {conversions} {_labels(finding)}"
     if finding.harm_margin is not None and finding.safe_margin is not None:
-        harm, safe = _margin(finding, finding.harm_margin), _margin(finding, finding.safe_margin)
+        harm, safe = (
+            wording.margin_text(finding, finding.harm_margin),
+            wording.margin_text(finding, finding.safe_margin),
+        )
         harm, safe = f"{harm} {_evidence(finding.log_e_harm)}", f"{safe} {_safe(finding)}".rstrip()
         yield f"        margins: harm beyond {harm}, safe within {safe}"
     if finding.missing:
@@ -80,10 +83,6 @@ def _labels(finding: Finding) -> str:
 
 def _safe(finding: Finding) -> str:
     return "" if finding.metric == "calibration" else _evidence(finding.log_e_safe)
-
-
-def _margin(finding: Finding, margin: float) -> str:
-    return f"{margin:.3g}" if finding.metric == "ne" else percent(margin, signed=False)
 
 
 def _evidence(log_e: float) -> str:

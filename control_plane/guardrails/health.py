@@ -34,7 +34,7 @@ def serving_stops(look: Look, health: Health) -> Iterator[HardStop]:
     if counts.bad_scores > stops.max_bad_score_rate * max(counts.scores, stops.min_requests):
         reason = f"{counts.bad_scores} of the candidate's {counts.scores} scores are NaN, infinite or outside 0 to 1"
         yield HardStop(culprit="bad_scores/*", reason=reason)
-    if counts.distinct_scores <= 1 and counts.scores - counts.bad_scores >= stops.min_requests:
+    if counts.distinct_scores == 1 and counts.scores - counts.bad_scores >= stops.min_requests:
         yield HardStop(culprit="constant_scores/*", reason=f"all {counts.scores} scores of the candidate are the same")
 
 

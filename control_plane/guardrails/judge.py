@@ -33,7 +33,7 @@ from control_plane.guardrails.scores import (
     calibration_findings,
     entropy_findings,
     entropy_gap,
-    is_explained_by_calibration,
+    is_information_lost,
     shadow_calibration_findings,
 )
 
@@ -192,9 +192,7 @@ def _blame(look: Look, culprits: Sequence[str]) -> Blame:
     metrics = {culprit.split("/")[0] for culprit in culprits}
     if metrics <= {"idle"}:
         return Blame.NONE
-    if metrics == {CALIBRATION}:
-        return Blame.CALIBRATOR
-    if metrics <= {CALIBRATION, NORMALISED_ENTROPY} and is_explained_by_calibration(look):
+    if metrics <= {CALIBRATION, NORMALISED_ENTROPY} and not is_information_lost(look):
         return Blame.CALIBRATOR
     return Blame.MODEL
 
@@ -318,9 +316,11 @@ def _novelty(look: Look) -> _Ruling | None:
 
 
 def _shown_safe(look: Look, findings: Sequence[Finding]) -> str:
-    gates = [finding for finding in findings if finding.gates]
+    gates = [finding for finding in findings if finding.gates and finding.answer is Answer.SAFE]
+    if not gates:
+        return "no gate has data, and the plan ignores that"
     tightest = min(gates, key=lambda finding: finding.log_e_safe if finding.metric != CALIBRATION else math.inf)
-    margin = percent(tightest.safe_margin or 0.0, signed=False)
+    margin = wording.margin_text(tightest, tightest.safe_margin or 0.0)
     rest = f" and {len(gates) - 1} more gates" if len(gates) > 1 else ""
     return f"{wording.estimate(tightest, look.moments.surface)}, shown safe at the {margin} margin{rest}"
 

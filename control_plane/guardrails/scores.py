@@ -19,6 +19,7 @@ from control_plane.guardrails.paired_entropy import EntropyDifferences, entropy_
 
 CALIBRATION = "calibration"
 NORMALISED_ENTROPY = "ne"
+CLEARLY = 2.0  # standard errors; decides whom to blame, never whether to roll back
 ENTROPY_TAU_SCALE = 1 / 3  # entropy margins are a third of CTR's, and so are the effects worth looking for
 
 
@@ -57,10 +58,14 @@ def entropy_findings(look: Look) -> Iterator[Finding]:
         yield _entropy(look, found, index, segment, pairs_GP[index].tolist())
 
 
-def is_explained_by_calibration(look: Look) -> bool:
-    """Whether the shadow's loss of entropy vanishes once each model's mean score is taken to be right."""
-    unexplained = float(entropy_differences(look.moments.pairs_GKP[:1]).unexplained_G[0])
-    return math.isfinite(unexplained) and unexplained <= look.plan.shadow.ne_harm_margin
+def is_information_lost(look: Look) -> bool:
+    """Whether entropy is clearly lost in the shadow even when each model's mean score is taken to be right.
+
+    No calibrator does that. In doubt the answer is no: blame on a trunk takes it off every surface.
+    """
+    found = entropy_differences(look.moments.pairs_GKP[:1])
+    lower = float(found.unexplained_G[0]) - CLEARLY * float(found.se_G[0])
+    return math.isfinite(lower) and lower > look.plan.shadow.ne_harm_margin
 
 
 def entropy_gap(look: Look) -> str:

@@ -42,7 +42,7 @@ def estimate(finding: Finding, surface: str) -> str:
 def harm(finding: Finding, surface: str) -> str:
     if finding.harm_margin is None:
         return estimate(finding, surface)
-    return f"{estimate(finding, surface)}, beyond the {_margin(finding, finding.harm_margin)} margin"
+    return f"{estimate(finding, surface)}, beyond the {margin_text(finding, finding.harm_margin)} margin"
 
 
 def unproven(finding: Finding, surface: str) -> str:
@@ -52,9 +52,9 @@ def unproven(finding: Finding, surface: str) -> str:
     if finding.safe_margin is None:
         return estimate(finding, surface)
     if finding.metric == CALIBRATION:
-        return f"{estimate(finding, surface)}, not yet shown within ±{percent(finding.safe_margin, signed=False)}"
+        return f"{estimate(finding, surface)}, not yet shown within ±{margin_text(finding, finding.safe_margin)}"
     side = "higher" if is_harmful_upwards(finding) else "lower"
-    margin = _margin(finding, finding.safe_margin)
+    margin = margin_text(finding, finding.safe_margin)
     return f"{estimate(finding, surface)}, not yet shown to be less than {margin} {side}"
 
 
@@ -76,5 +76,5 @@ def _size(effect: float) -> str:
     return percent(abs(effect), signed=False)
 
 
-def _margin(finding: Finding, margin: float) -> str:
-    return f"{margin:.3g}" if finding.metric == NORMALISED_ENTROPY else percent(margin, signed=False)
+def margin_text(finding: Finding, margin: float) -> str:
+    return f"{margin:.3g}" if finding.metric == NORMALISED_ENTROPY else f"{margin * 100:.3g} %"

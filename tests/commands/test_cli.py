@@ -1,0 +1,180 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from control_plane.domain.rollout import Phase
+from control_plane.registry import evidence, history, model_versions
+from tests.api.deployment import write_artifact
+from tests.commands.conftest import Run
+from tests.stories.world import World
+
+PLAN = """
+name: cli
+steps: [{share: 1%}, {share: 100%}]
+guardrails: [{metric: ctr}]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def test_a_rollout_is_started_shown_and_rolled_back(surefoot: Run, world: World, plan: Path) -> None:
+    candidate = world.candidate("home_feed")
+
+    started = surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", candidate)
+    shown = surefoot("rollout", "status")
+    back = surefoot("rollout", "rollback", 1, "--reason", "pager")
+
+    assert (started.exit_code, shown.exit_code, back.exit_code) == (0, 0, 0), started.output
+    assert candidate in started.output
+    assert "pending" in shown.output
+    assert "rolled_back at 0 %" in back.output
+    with world.sessions.reading() as session:
+        last = max(history.list_history(session, limit=100), key=lambda entry: entry.seq)
+    assert (last.by, last.reason) == ("ann", "pager")
+
+
+def test_a_rollout_is_steered(surefoot: Run, world: World, plan: Path) -> None:
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+    world.heartbeat()
+    world.tick()
+    world.heartbeat()
+    world.tick()
+
+    refused = surefoot("rollout", "advance", 1)
+    overruled = surefoot("rollout", "advance", 1, "--reason", "seen enough")
+    held = surefoot("rollout", "hold", 1)
+    resumed = surefoot("rollout", "resume", 1)
+
+    assert refused.exit_code == 1
+    assert "give a reason" in refused.stderr
+    assert "ramping at 1 %" in overruled.output
+    assert "held at 1 %" in held.output
+    assert "ramping at 1 %" in resumed.output
+
+
+def test_watching_ends_with_the_rollout(surefoot: Run, world: World, plan: Path) -> None:
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+    surefoot("rollout", "abort", 1)
+
+    assert surefoot("rollout", "watch", 1).exit_code == 3
+
+
+def test_a_verdict_is_explained_and_replayed(surefoot: Run, world: World, plan: Path) -> None:
+    rollout_id = world.roll_out("home_feed", world.candidate("home_feed"))
+    world.live_until(rollout_id, Phase.SHADOW, at_most_days=1)
+    world.live(1)
+    with world.sessions.reading() as session:
+        stored = evidence.latest(session, rollout_id)
+    assert stored is not None
+
+    explained = surefoot("verdict", "explain", stored.verdict_id)
+    replayed = surefoot("verdict", "replay", stored.verdict_id)
+
+    assert stored.verdict.reason in explained.output
+    assert replayed.exit_code == 0
+    assert "bit for bit" in replayed.output
+
+
+def test_a_version_is_registered_adopted_and_quarantined(surefoot: Run, tmp_path: Path) -> None:
+    surefoot("surface", "add", "search", "grid", "closeup")
+    folders = [write_artifact(tmp_path / name, name, surface="search", trunk=name) for name in ("one", "two")]
+    one, two = (surefoot("register", folder).output.strip() for folder in folders)
+    adopted = [surefoot("surface", "adopt", "search", version, "--reason", "trusted") for version in (one, two)]
+    listed = surefoot("surface", "list")
+    back = surefoot("surface", "rollback", "search", "--reason", "pager")
+
+    assert [result.exit_code for result in (*adopted, listed, back)] == [0] * 4
+    assert f"stable {two}" in listed.output
+    assert one in back.output
+
+
+def test_a_digest_is_quarantined_listed_and_released(surefoot: Run, world: World, tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "bad", "bad", trunk="bad")
+    surefoot("register", folder)
+    with world.sessions.reading() as session:
+        digest = next(
+            record.manifest.version.trunk
+            for record in model_versions.list_versions(session)
+            if record.artifact_uri == str(folder)
+        )
+
+    added = surefoot("quarantine", "add", digest, "--reason", "bad trunk")
+    listed = surefoot("quarantine", "list")
+    released = surefoot("quarantine", "release", digest, "--reason", "was fine")
+
+    assert "nothing was using it" in added.output
+    assert digest in listed.output
+    assert released.exit_code == 0
+
+
+def test_a_broken_artifact_is_named_before_anything_is_sent(surefoot: Run, tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path / "cut", "cut")
+    (folder / "trunk.safetensors").write_bytes(b"\x80\x04pickled")
+
+    refused = surefoot("register", folder)
+
+    assert refused.exit_code == 1
+    assert "trunk.safetensors" in refused.stderr
+    assert "pickle" in refused.stderr
+
+
+def test_a_malformed_plan_names_file_line_and_key(surefoot: Run, tmp_path: Path) -> None:
+    path = tmp_path / "typo.yaml"
+    path.write_text(PLAN + "check_evry: 5m\n")
+
+    refused = surefoot("rollout", "start", path, "--surface", "home_feed", "--candidate", "x")
+
+    assert refused.exit_code == 1
+    assert "typo.yaml: line 5: check_evry: unknown key" in " ".join(refused.stderr.split())
+
+
+def test_an_unknown_rollout_is_a_plain_sentence(surefoot: Run) -> None:
+    refused = surefoot("rollout", "status", 99)
+
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: no rollout '99'")
+
+
+def test_a_control_plane_out_of_reach_is_a_plain_sentence(surefoot: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("SUREFOOT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+
+        refused = surefoot("surface", "list")
+
+    assert refused.exit_code == 1
+    assert "cannot reach the control plane" in refused.stderr
+
+
+def test_the_schema_is_checked(surefoot: Run) -> None:
+    assert surefoot("db", "upgrade").exit_code == 0
+    assert surefoot("db", "check").exit_code == 0
+
+
+def test_moments_are_computed_ahead(surefoot: Run, world: World) -> None:
+    rollout_id = world.roll_out("home_feed", world.candidate("home_feed"))
+    world.live_until(rollout_id, Phase.SHADOW, at_most_days=1)
+
+    assert "moments of 1 rollouts" in surefoot("aggregate", "--once").output
+
+
+@pytest.mark.parametrize("command", ["serve", "up"])
+def test_a_port_in_use_is_a_plain_sentence(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("SUREFOOT_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setenv("SUREFOOT_DATA_DIR", str(tmp_path))
+
+        refused = subprocess.run(
+            [sys.executable, "-m", "control_plane", command], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert refused.returncode == 2
+    assert "Address already in use; SUREFOOT_PORT chooses another" in refused.stderr

@@ -1,7 +1,7 @@
 """The control plane assembled: API, admin pages and, where settings ask for it, the scheduler."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -29,7 +29,9 @@ from control_plane.api.instruments import Instruments, Measured
 from control_plane.api.openapi import describe
 from control_plane.api.split_feed import SplitFeed
 from control_plane.clock import Clock
+from control_plane.domain.errors import Unauthenticated
 from control_plane.evidence.event_log import EventLog
+from control_plane.registry import principals
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.metronome import make_metronome
 from control_plane.settings import Settings
@@ -52,6 +54,8 @@ NOUNS = (
 
 def create_app(settings: Settings, clock: Clock) -> FastAPI:
     """Connects to nothing yet: the lifespan brings the registry's schema up to date, then starts the scheduler."""
+    with suppress(Unauthenticated):
+        principals.authenticate(settings.tokens, "")  # malformed tokens are told now, not at the first request
     sessions = Sessions(make_engine(settings.registry_url))
     parts = Parts(
         settings=settings,

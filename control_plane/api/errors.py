@@ -79,13 +79,17 @@ def problem(
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: which problems it may answer with, beside those that every route may."""
+    """The `responses` of a route that reads: the problems it may answer with, beside those that every route may."""
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    everywhere = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
     return {
         int(status): {"description": HTTPStatus(status).phrase, "content": content}
-        for status in (*everywhere, HTTPStatus.SERVICE_UNAVAILABLE, *statuses)
+        for status in sorted({422, 500, 503, *statuses})
     }
+
+
+def documented_write(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same of a route that writes: it wants a token, and a body that parses and is not too large."""
+    return documented(400, 401, 413, *statuses)
 
 
 def install(app: FastAPI) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, status
 from fastapi.concurrency import run_in_threadpool
 
 from control_plane.api.deps import Log, Now, Operator, Sessions, parts_of
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented_write
 from control_plane.api.schemas import ReceiptOut
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
@@ -36,7 +36,7 @@ BODY = {
 @router.post(
     "",
     summary="Report events",
-    responses=documented(401, 413, 415, 507),
+    responses=documented_write(415, 507),
     openapi_extra={"requestBody": BODY},
 )
 async def report_events(

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, status
 
 from control_plane.api.deps import Now, Operator, Sessions
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import DigestText, GivenReason, MovedOut, QuarantinedOut, QuarantineIn, QuarantineOut
 from control_plane.domain.model_version import Digest
 from control_plane.registry import rollouts
@@ -24,7 +24,7 @@ def list_quarantined(sessions: Sessions) -> QuarantineOut:
     "",
     summary="Quarantine a digest",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(401, 404, 409),
+    responses=documented_write(404, 409),
 )
 def quarantine(body: QuarantineIn, sessions: Sessions, operator: Operator, now: Now) -> MovedOut:
     """Every surface that uses it moves off it in one transaction, or none does: 409 if one has nowhere to go."""
@@ -38,7 +38,7 @@ def quarantine(body: QuarantineIn, sessions: Sessions, operator: Operator, now: 
     "/{digest}",
     summary="Let a digest out of quarantine",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(401, 404),
+    responses=documented_write(404),
 )
 def release(
     digest: Annotated[DigestText, Path()],

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response, status
 from sqlalchemy.orm import Session
 
 from control_plane.api.deps import Id, Now, Operator, Sessions
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import EdgeOut, ReleaseIn, ReleaseOut, RolloutFactsOut
 from control_plane.api.standing import blocker_of
 from control_plane.domain.model_version import Surface, VersionId
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/releases", tags=["releases"])
     "",
     summary="Create a release",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(401, 404, 409, 423),
+    responses=documented_write(404, 409, 423),
 )
 def create_release(body: ReleaseIn, sessions: Sessions, operator: Operator, now: Now, response: Response) -> ReleaseOut:
     """One pending rollout per surface, all or none; each starts when the edges that lead to it are satisfied."""

@@ -15,7 +15,7 @@ from control_plane.api.deps import (
     generation_tag,
     seen_generation,
 )
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import (
     CommandIn,
     Name,
@@ -56,7 +56,7 @@ def list_rollouts(
     "",
     summary="Create a rollout",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(401, 404, 409, 423),
+    responses=documented_write(404, 409, 423),
 )
 def create_rollout(
     body: RolloutIn, sessions: Sessions, operator: Operator, now: Now, live_since: LiveSince, response: Response
@@ -82,7 +82,7 @@ def read_rollout(rollout_id: Id, sessions: Sessions, now: Now, live_since: LiveS
     return _render(standing, response)
 
 
-@router.post("/{rollout_id}/commands", summary="Command a rollout", responses=documented(401, 404, 409, 423))
+@router.post("/{rollout_id}/commands", summary="Command a rollout", responses=documented_write(404, 409, 423))
 def send_command(
     rollout_id: Id,
     body: CommandIn,

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, status
 
 from control_plane.api.deps import LiveSince, Now, Operator, Sessions, WallNow
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import HeartbeatIn, RuntimeName, RuntimeOut, RuntimesOut
 from control_plane.registry import runtimes
 
@@ -22,7 +22,7 @@ def list_runtimes(sessions: Sessions, live_since: LiveSince) -> RuntimesOut:
     "/{runtime_id}/heartbeat",
     summary="Report a runtime's heartbeat",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=documented(401),
+    responses=documented_write(),
 )
 def record_heartbeat(
     runtime_id: RuntimeName, body: HeartbeatIn, sessions: Sessions, operator: Operator, now: Now, wall_now: WallNow

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response, status
 
 from control_plane.api.deps import MatchedGeneration, Now, Operator, Sessions, generation_tag, seen_generation
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import AdoptIn, Name, RollBackIn, SurfaceIn, SurfaceOut, SurfacesOut
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.registry import rollouts, surfaces
@@ -17,7 +17,7 @@ def list_surfaces(sessions: Sessions) -> SurfacesOut:
         return SurfacesOut(surfaces=[SurfaceOut.of(state) for state in surfaces.list_surfaces(session)])
 
 
-@router.post("", summary="Create a surface", status_code=status.HTTP_201_CREATED, responses=documented(401, 409))
+@router.post("", summary="Create a surface", status_code=status.HTTP_201_CREATED, responses=documented_write(409))
 def create_surface(body: SurfaceIn, sessions: Sessions, operator: Operator, now: Now, response: Response) -> SurfaceOut:
     """Nothing serves on it until a version is adopted as its stable."""
     surface, view_types = Surface(body.surface), [ViewType(name) for name in body.view_types]
@@ -36,7 +36,7 @@ def read_surface(surface: Name, sessions: Sessions, response: Response) -> Surfa
     return SurfaceOut.of(state)
 
 
-@router.put("/{surface}/stable", summary="Adopt a stable by hand", responses=documented(401, 404, 409, 423))
+@router.put("/{surface}/stable", summary="Adopt a stable by hand", responses=documented_write(404, 409, 423))
 def adopt(
     surface: Name,
     body: AdoptIn,
@@ -65,7 +65,7 @@ def adopt(
     return SurfaceOut.of(state)
 
 
-@router.post("/{surface}/rollback", summary="Roll the surface back, now", responses=documented(401, 404, 409))
+@router.post("/{surface}/rollback", summary="Roll the surface back, now", responses=documented_write(404, 409))
 def roll_back(
     surface: Name, body: RollBackIn, sessions: Sessions, operator: Operator, now: Now, response: Response
 ) -> SurfaceOut:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 
 from control_plane.api.deps import Now, Operator, Sessions
-from control_plane.api.errors import documented
+from control_plane.api.errors import documented, documented_write
 from control_plane.api.schemas import Name, VersionIn, VersionName, VersionOut, VersionsOut
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.registry import artifacts, model_versions
@@ -25,7 +25,7 @@ def list_versions(sessions: Sessions, surface: Annotated[Name | None, Query()] =
     "",
     summary="Register a version",
     status_code=status.HTTP_201_CREATED,
-    responses=documented(401, 404, 409, 423),
+    responses=documented_write(404, 409, 423),
 )
 def register(body: VersionIn, sessions: Sessions, operator: Operator, now: Now) -> VersionOut:
     """Reads the artifact folder, and refuses it if any file's bytes are not what its manifest promises.

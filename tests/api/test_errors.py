@@ -1,0 +1,104 @@
+import logging
+
+import pytest
+from fastapi import FastAPI
+
+from control_plane.api import errors
+from control_plane.api.body_limit import MAX_BODY_BYTES
+from control_plane.domain import errors as domain_errors
+from tests.api.deployment import Deployment
+from tests.http_client import TestClient
+
+DOMAIN_ERRORS = [
+    error
+    for error in vars(domain_errors).values()
+    if isinstance(error, type) and issubclass(error, Exception) and error is not domain_errors.ControlPlaneError
+]
+
+
+@pytest.fixture
+def raising() -> TestClient:
+    """An app whose one route fails in a way that nobody foresaw."""
+    app = FastAPI()
+    errors.install(app)
+
+    @app.get("/fail")
+    def fail() -> None:
+        raise RuntimeError("the password is swordfish")
+
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize("error", DOMAIN_ERRORS)
+def test_every_error_of_the_domain_has_a_status(error: type[Exception]) -> None:
+    assert any(base in errors.STATUS_OF for base in error.__mro__)
+
+
+def test_an_unexpected_error_is_logged_whole_and_told_without_its_insides(
+    raising: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        answer = raising.get("/fail")
+
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "swordfish" not in answer.text
+    assert "swordfish" in caplog.text
+
+
+def test_a_request_that_does_not_parse_names_every_field(client: TestClient) -> None:
+    answer = client.post("/v1/surfaces", json={"surface": 7, "colour": "red"})
+
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (422, "urn:surefoot:invalid-request")
+    assert [entry["field"] for entry in problem["errors"]] == ["surface", "view_types", "colour"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 20_000, b'{"surface": "\\ud800", "view_types": ["a"]}'])
+def test_a_body_that_is_not_json_is_the_callers_error(client: TestClient, content: bytes) -> None:
+    answer = client.post("/v1/surfaces", content=content, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("method", "url", "status"), [("GET", "/v2/splits", 404), ("PATCH", "/v1/splits", 405)])
+def test_a_wrong_address_is_a_problem_too(client: TestClient, method: str, url: str, status: int) -> None:
+    answer = client.request(method, url)
+
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_announced_length(client: TestClient) -> None:
+    answer = client.post("/v1/surfaces", content=b" " * (MAX_BODY_BYTES + 1))
+
+    assert (answer.status_code, answer.json()["type"]) == (413, "urn:surefoot:body-too-large")
+
+
+def test_a_body_that_is_too_large_is_refused_though_its_length_was_not_announced(client: TestClient) -> None:
+    chunks = (b" " * 65_536 for _ in range(MAX_BODY_BYTES // 65_536 + 1))
+
+    answer = client.post("/v1/surfaces", content=chunks, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_registry_that_does_not_answer_is_503_without_its_address(deployment: Deployment) -> None:
+    with deployment.parts.sessions.writing() as session:
+        session.connection().exec_driver_sql("DROP TABLE surface")
+
+    answer = deployment.client.get("/v1/splits")
+
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+    assert "sqlite" not in answer.text
+
+
+def test_an_operators_name_that_is_no_name_is_refused(client: TestClient) -> None:
+    body = {"surface": "home_feed", "view_types": ["grid"]}
+
+    answer = client.post("/v1/surfaces", json=body, headers={"X-Surefoot-Operator": "ada\tlovelace"})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "X-Surefoot-Operator")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from model_runtime.networks.calibration import Calibrator
 
-IDENTITY = (1.0, 0.0)  # slope and intercept that change nothing
 SLOPE_CLICKS = 200  # fewer clicks move only the intercept: a slope from less is mostly noise
 SLOPE_SPREAD = 0.25  # prior standard deviation of a slope
-INTERCEPT_SPREAD = 0.3  # the same of an intercept, in logits: outweighed by about 1 / 0.3² = 11 clicks
+SURFACE_SPREAD = 0.3  # of a surface's intercept, in logits: outweighed by about 1 / 0.3² = 11 clicks
+VIEW_TYPE_SPREAD = 0.15  # of a view type's around its surface's: by about 44, since the network knows view types too
 NEWTON_STEPS = 30  # convex with a prior: it converges in a handful
 CONVERGED = 1e-10
 
@@ -27,14 +27,17 @@ class Platt:
     intercept: float
 
 
+IDENTITY = Platt(slope=1.0, intercept=0.0)
+
+
 def fit_calibrator(
     logit_N: Float64Array, click_N: NDArray[np.bool_], view_type_N: NDArray[np.int64], num_view_types: int
 ) -> Calibrator:
     """Fit on rows that the network was not trained on; a view type without rows gets its surface's layer."""
-    surface = fit_platt(logit_N, click_N, Platt(slope=IDENTITY[0], intercept=IDENTITY[1]))
+    surface = fit_platt(logit_N, click_N, IDENTITY, intercept_spread=SURFACE_SPREAD)
     fitted = [
-        fit_platt(logit_N[view_type_N == view_type], click_N[view_type_N == view_type], surface)
-        for view_type in range(num_view_types)
+        fit_platt(logit_N[is_member_N], click_N[is_member_N], surface, intercept_spread=VIEW_TYPE_SPREAD)
+        for is_member_N in (view_type_N == view_type for view_type in range(num_view_types))
     ]
     calibrator = Calibrator(num_view_types)
     calibrator.slope_V.copy_(torch.tensor([platt.slope for platt in fitted]))
@@ -42,14 +45,14 @@ def fit_calibrator(
     return calibrator
 
 
-def fit_platt(logit_N: Float64Array, click_N: NDArray[np.bool_], prior: Platt) -> Platt:
+def fit_platt(logit_N: Float64Array, click_N: NDArray[np.bool_], prior: Platt, *, intercept_spread: float) -> Platt:
     """The most probable Platt layer under Gaussian priors around `prior`, by Newton's method.
 
     The data outweigh the prior as their information, Σ p(1 - p), outgrows 1 / spread²; with no rows the
     answer is the prior. Below SLOPE_CLICKS clicks the slope stays the prior's.
     """
     moves_slope = bool(min(click_N.sum(), (~click_N).sum()) >= SLOPE_CLICKS)
-    precision = np.array([SLOPE_SPREAD**-2, INTERCEPT_SPREAD**-2])
+    precision = np.array([SLOPE_SPREAD**-2, intercept_spread**-2])
     centre = np.array([prior.slope, prior.intercept])
     design_N2 = np.stack([logit_N, np.ones_like(logit_N)], axis=1)
     free = np.array([moves_slope, True])

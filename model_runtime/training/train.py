@@ -74,9 +74,17 @@ class Parts:
     calibration: IntArray
     evaluation: IntArray
 
+    @property
+    def held_out(self) -> IntArray:
+        return np.concatenate([self.calibration, self.evaluation])
+
 
 def train(examples: Examples, config: TrainConfig, *, progress: Progress | None = None) -> JointCheckpoint:
-    """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine."""
+    """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine.
+
+    The metrics are those of calibrators fitted on the earlier half of what was held out; those that ship are
+    fitted on all of it, since clicks are few and the latest matter most.
+    """
     parts = {surface: split_by_time(examples, surface, config.held_out) for surface in examples.spec.surfaces}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -86,13 +94,13 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
     _start_at_base_rates(network, examples, parts)
     _fit(network, examples, parts, config, progress)
     network = network.eval().to("cpu")
-    calibrators = {surface: _calibrate(network, examples, surface, parts[surface]) for surface in parts}
+    measured = {surface: _calibrate(network, examples, surface, part.calibration) for surface, part in parts.items()}
     return JointCheckpoint(
         network=network,
-        calibrators=calibrators,
+        calibrators={surface: _calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
         golden={surface: _golden_rows(examples, parts[surface]) for surface in parts},
         training_run=f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}",
-        metrics={"config": asdict(config), "held_out": held_out_table(network, calibrators, examples, parts)},
+        metrics={"config": asdict(config), "held_out": held_out_table(network, measured, examples, parts)},
     )
 
 
@@ -186,7 +194,12 @@ def _fit(
     batches = mixed_batches(rows, config.batch_rows, config.epochs, np.random.default_rng(config.seed))
     num_steps = max(1, round(sum(map(len, rows)) / config.batch_rows)) * config.epochs
     num_steps = min(num_steps, config.steps or num_steps)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    matrices = [weight for weight in network.parameters() if weight.ndim > 1]
+    vectors = [weight for weight in network.parameters() if weight.ndim == 1]  # biases and norms: decay would bias them
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+    )
     network.train()
     for step, batch in zip(range(num_steps), batches, strict=False):
         for group in optimizer.param_groups:
@@ -229,8 +242,7 @@ def _learning_rate_share(step: int, num_steps: int, warm_up: float) -> float:
     return min(1.0, rising, falling)
 
 
-def _calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, parts: Parts) -> Calibrator:
-    row_M = parts.calibration
+def _calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray) -> Calibrator:
     logit_M, view_type_M = click_logits(network, examples, surface, row_M)
     click_M = examples.label_NT[row_M, CLICK] > 0
     return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, len(examples.spec.view_types[surface]))

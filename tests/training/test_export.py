@@ -1,0 +1,106 @@
+"""Exports: one shared trunk, nothing of other surfaces, and a joint checkpoint that survives its folder."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from control_plane.domain.errors import InvalidField, UnsafeArtifact
+from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
+from model_runtime.checkpoints import load_version, tensors_of
+from model_runtime.training.export import export
+from model_runtime.training.faults import parse_fault, with_fault
+from model_runtime.training.joint import JointCheckpoint
+from tests.networks.builders import HOME_FEED, SEARCH
+from tests.training.builders import a_joint_checkpoint
+
+
+@pytest.fixture(scope="module")
+def joint() -> JointCheckpoint:
+    return a_joint_checkpoint()
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return Manifest.from_json((folder / MANIFEST_FILE).read_text())
+
+
+def test_exports_of_one_checkpoint_share_the_trunk_and_only_that(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path)
+
+    home_feed, search = (manifest_of(tmp_path / surface).version for surface in (HOME_FEED, SEARCH))
+    trunks = [(tmp_path / surface / "trunk.safetensors").read_bytes() for surface in (HOME_FEED, SEARCH)]
+    assert trunks[0] == trunks[1]
+    assert home_feed.trunk == search.trunk
+    assert home_feed.surface_export != search.surface_export
+    assert home_feed.feature_signature != search.feature_signature
+
+
+def test_an_export_holds_its_own_surface_and_no_tensor_of_another(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path)
+
+    for surface in (HOME_FEED, SEARCH):
+        folder = tmp_path / surface
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*FILE_OF.values(), GOLDEN_FILE, MANIFEST_FILE])
+        head, trunk = joint.network.head_of(surface).state_dict(), joint.network.trunk.state_dict()
+        assert load_file(folder / "surface.safetensors").keys() == head.keys()
+        assert load_file(folder / "trunk.safetensors").keys() == trunk.keys()
+        assert len(load_file(folder / "calibrator.safetensors")["slope_V"]) == len(joint.spec.view_types[surface])
+
+
+def test_exporting_twice_gives_the_same_versions_and_replaces_the_folders(
+    joint: JointCheckpoint, tmp_path: Path
+) -> None:
+    first = export(joint, tmp_path)
+    (tmp_path / SEARCH / "left-over").touch()
+
+    assert export(joint, tmp_path) == first
+    assert not (tmp_path / SEARCH / "left-over").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [HOME_FEED, SEARCH]
+
+
+def test_a_faulted_calibrator_is_the_only_part_that_changes(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path / "sound")
+    export(with_fault(joint, parse_fault("search.calibrator=1.13")), tmp_path / "faulted")
+
+    sound, faulted = (manifest_of(tmp_path / name / SEARCH).version for name in ("sound", "faulted"))
+    assert replace(faulted, calibrator=sound.calibrator) == sound
+    assert faulted.calibrator != sound.calibrator
+    assert (tmp_path / "faulted" / HOME_FEED / MANIFEST_FILE).read_bytes() == (
+        tmp_path / "sound" / HOME_FEED / MANIFEST_FILE
+    ).read_bytes()
+
+
+def test_a_scrambled_trunk_loads_under_a_digest_of_its_own(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path / "sound")
+    export(with_fault(joint, parse_fault("trunk=scramble")), tmp_path / "faulted")
+
+    sound, faulted = (load_version(tmp_path / name / SEARCH).manifest.version for name in ("sound", "faulted"))
+    assert faulted.trunk != sound.trunk
+    assert replace(faulted, trunk=sound.trunk) == sound
+
+
+def test_a_joint_checkpoint_survives_its_folder(joint: JointCheckpoint, tmp_path: Path) -> None:
+    joint.write(tmp_path / "checkpoint")
+
+    read = JointCheckpoint.read(tmp_path / "checkpoint")
+
+    assert tensors_of(read.network) == tensors_of(joint.network)
+    assert read.metrics == json.loads(json.dumps(joint.metrics))
+    assert export(read, tmp_path / "read") == export(joint, tmp_path / "trained")
+    for surface in (HOME_FEED, SEARCH):
+        for name in (*FILE_OF.values(), GOLDEN_FILE, MANIFEST_FILE):
+            assert (tmp_path / "read" / surface / name).read_bytes() == (
+                tmp_path / "trained" / surface / name
+            ).read_bytes()
+
+
+def test_a_checkpoint_folder_that_is_none_is_refused(joint: JointCheckpoint, tmp_path: Path) -> None:
+    with pytest.raises(InvalidField, match=r"config\.json: No such file"):
+        JointCheckpoint.read(tmp_path)
+
+    joint.write(tmp_path)
+    (tmp_path / "search.head.safetensors").unlink()
+    with pytest.raises(UnsafeArtifact, match=r"search\.head\.safetensors: cannot be read"):
+        JointCheckpoint.read(tmp_path)

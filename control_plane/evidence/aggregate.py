@@ -1,4 +1,4 @@
-"""From the event log to the moments of one rollout: one user shard after another, one day after another."""
+"""From the event log to the moments of one rollout: day after day, and where days are large, shard after shard."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from control_plane.domain.moments import (
     Stratum,
 )
 from control_plane.domain.split import NUM_BUCKETS, Arm
-from control_plane.evidence.event_log import DAY_MS, NUM_SHARDS, EventLog, Snapshot
+from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
 from control_plane.evidence.partition_query import PartitionQuery, Scope
-from control_plane.evidence.shard_sums import ShardSums
+from control_plane.evidence.shard_sums import ShardSums, shard_groups
 from control_plane.evidence.sums import NEVER_MS, NONE_YET_MS, Sums, add_up, no_sums
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class MomentsQuery:
 def moments(log: EventLog, query: MomentsQuery) -> Moments:
     """Sum the log for one rollout; the same events give the same bits, however they got into the log.
 
-    Memory is that of one day of one user shard, and of one shard's users. A shadow score counts as a pair
-    with the stable's exposure of the same impression, whatever its own generation says.
+    Memory is that of one day of one user shard (or of few events), and of these shards' users. A shadow score
+    counts as a pair with the stable's exposure of the same impression, whatever its own generation says.
     """
     for _ in range(ATTEMPTS - 1):
         try:
@@ -92,14 +92,14 @@ def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
     assembly = _Assembly(query)
     scope = query.scope
     with PartitionQuery(log.root / "scratch") as sql:
-        for shard in range(NUM_SHARDS):
-            reader = ShardSums(log, snapshot, scope, shard=shard, since_ms=query.since_ms, as_of_ms=query.as_of_ms)
+        for shards in shard_groups(snapshot):
+            reader = ShardSums(log, snapshot, scope, shards=shards, since_ms=query.since_ms, as_of_ms=query.as_of_ms)
             assembly.add(reader.read(sql))
     return assembly.moments()
 
 
 class _Assembly:
-    """Shards in, one at a time; dense arrays out."""
+    """Sums of disjoint user shards in; dense arrays out."""
 
     def __init__(self, query: MomentsQuery) -> None:
         self._query = query
@@ -110,18 +110,16 @@ class _Assembly:
         self._crossed = 0
 
     def add(self, sums: Sums) -> None:
-        """Count the shard's users, who live in no other shard, and keep the rest."""
+        """Count the users, who live in no other shard, and keep the rest."""
         counts = np.isin(sums.user_generations, self._generations)
-        user_N, generation_N, first_ms_NA = (
-            sums.users[counts],
-            sums.user_generations[counts],
-            sums.user_first_ms[counts],
-        )
-        seen_NA = first_ms_NA < NEVER_MS
-        for arm in Arm:
-            self._users_A[arm] += len(np.unique(user_N[seen_NA[:, arm]]))
-        self._crossed += len(np.unique(user_N[seen_NA.all(axis=1)]))
-        self._first.update(_first_exposures(user_N, generation_N, first_ms_NA))
+        user_N, generation_N = sums.users[counts], sums.user_generations[counts]
+        first_ms_NA = sums.user_first_ms[counts]
+        if len(user_N):
+            starts_U = np.flatnonzero(np.r_[True, user_N[1:] != user_N[:-1]])
+            seen_NA = first_ms_NA < NEVER_MS
+            self._users_A += np.logical_or.reduceat(seen_NA, starts_U).sum(axis=0)
+            self._crossed += int(np.logical_or.reduceat(seen_NA.all(axis=1), starts_U).sum())
+            self._first.update(_first_exposures(starts_U, generation_N, first_ms_NA))
         nobody = no_sums()
         self._shards.append(
             replace(
@@ -156,16 +154,19 @@ class _Assembly:
         )
 
     def _strata(self, sums: Sums) -> tuple[Stratum, ...]:
-        places = np.unique(sums.cell_keys[np.isin(sums.cell_keys[:, 1], self._generations), :2], axis=0)
+        counts = np.isin(sums.cell_keys[:, 1], self._generations)
+        places = sorted(set(zip(*sums.cell_keys[counts, :2].T.tolist(), strict=True)))
         return tuple(
-            Stratum(day=int(day), generation=int(generation), candidate_bp=self._query.shares[int(generation)])
+            Stratum(day=day, generation=generation, candidate_bp=self._query.shares[generation])
             for day, generation in places
         )
 
     def _sums(self, sums: Sums, strata: Sequence[Stratum]) -> "IntArray":
-        place = {(stratum.day, stratum.generation): index for index, stratum in enumerate(strata)}
-        stratum_N = np.array([place.get((day, gen), -1) for day, gen in sums.cell_keys[:, :2].tolist()], np.int64)
-        keys = np.column_stack([sums.cell_keys[:, 1], sums.cell_keys[:, 2], stratum_N, sums.cell_keys[:, 3:]])
+        day_N, generation_N = sums.cell_keys[:, :2].T
+        stratum_N = np.zeros_like(day_N)
+        for index, stratum in enumerate(strata):
+            stratum_N[(day_N == stratum.day) & (generation_N == stratum.generation)] = index
+        keys = np.column_stack([generation_N, sums.cell_keys[:, 2], stratum_N, sums.cell_keys[:, 3:]])
         return self._dense(keys, sums.cells, (len(strata), len(Arm), NUM_BUCKETS, len(Measure)))
 
     def _dense(self, keys: "IntArray", values: "IntArray", shape: tuple[int, ...]) -> "IntArray":
@@ -180,17 +181,17 @@ class _Assembly:
 
 
 def _first_exposures(
-    user_N: "NDArray[np.uint64]", generation_N: "IntArray", first_ms_NA: "IntArray"
+    starts_U: "NDArray[np.intp]", generation_N: "IntArray", first_ms_NA: "IntArray"
 ) -> dict[tuple[int, int, int], int]:
-    """Users by day, generation and arm of their first exposure; ties go to the lower generation, then to stable."""
-    if len(user_N) == 0:
-        return {}
-    arm_N = np.argmin(first_ms_NA, axis=1)
+    """Users by day, generation and arm of their first exposure; ties go to the lower generation, then to stable.
+
+    Rows are by user, then generation; `starts_U` says where each user's begin.
+    """
     first_ms_N = first_ms_NA.min(axis=1)
-    order = np.lexsort((generation_N, first_ms_N, user_N))
-    user_N, generation_N, first_ms_N, arm_N = user_N[order], generation_N[order], first_ms_N[order], arm_N[order]
-    is_first_N = np.r_[True, user_N[1:] != user_N[:-1]]
-    places, counts = np.unique(
-        np.column_stack([first_ms_N // DAY_MS, generation_N, arm_N])[is_first_N], axis=0, return_counts=True
-    )
-    return {(day, gen, arm): count for (day, gen, arm), count in zip(places.tolist(), counts.tolist(), strict=True)}
+    first_ms_U = np.minimum.reduceat(first_ms_N, starts_U)
+    row_N = np.arange(len(first_ms_N))
+    is_first_N = first_ms_N == np.repeat(first_ms_U, np.diff(starts_U, append=len(row_N)))
+    row_U = np.minimum.reduceat(np.where(is_first_N, row_N, len(row_N)), starts_U)
+    arm_U = np.argmin(first_ms_NA[row_U], axis=1)
+    day_U, generation_U = first_ms_U // DAY_MS, generation_N[row_U]
+    return Counter(zip(day_U.tolist(), generation_U.tolist(), arm_U.tolist(), strict=True))

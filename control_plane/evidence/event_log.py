@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,7 @@ def _partitioned(table: pa.Table, kind: EventKind) -> Iterator[tuple[Partition, 
         yield partition, table.slice(start, end - start)
 
 
+@lru_cache(maxsize=65_536)
 def _partition_of(path: str) -> Partition:
     kind, day, shard, _ = path.split("/")
     return Partition(kind=EventKind(kind), day=int(day.partition("=")[2]), shard=int(shard.partition("=")[2]))

@@ -1,4 +1,4 @@
-"""The SQL that sums one day of one user shard. All about an impression lies in one such partition."""
+"""The SQL that sums partitions of the log. All about an impression lies in one day and one user shard."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ import numpy as np
 
 from control_plane.domain.events import EventKind
 from control_plane.domain.moments import FIXED_POINT, NUM_SCORE_BINS, SCORE_BIN_LOGIT_MIN, SCORE_BIN_LOGIT_WIDTH
+from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
 from control_plane.evidence.sums import NEVER_MS, NONE_YET_MS, Sums
 
@@ -26,9 +27,9 @@ THREADS = 2  # partitions are small; more of them at once is the way to use more
 
 # Events are one if they share these columns; where they differ in others, the row that sorts first counts.
 IDENTITY = {
-    EventKind.EXPOSURE: ("user_key", "impression_id"),
-    EventKind.SHADOW_SCORE: ("user_key", "impression_id", "version_id"),
-    EventKind.ENGAGEMENT: ("user_key", "impression_id", "label", "event_id"),
+    EventKind.EXPOSURE: ("day", "user_key", "impression_id"),
+    EventKind.SHADOW_SCORE: ("day", "user_key", "impression_id", "version_id"),
+    EventKind.ENGAGEMENT: ("day", "user_key", "impression_id", "label", "event_id"),
 }
 
 # Sums of integers are exact in any order; each event is rounded on its own, before it is added.
@@ -43,7 +44,7 @@ CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
 
 SHOWN = """
 CREATE OR REPLACE TEMP TABLE shown AS
-SELECT user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
+SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
     coalesce(list_position($view_types::VARCHAR[], view_type), 0) AS view_type,
     CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
          WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END AS arm
@@ -52,36 +53,36 @@ FROM ({exposures}) WHERE surface = $surface AND served_at_ms BETWEEN $since_ms A
 
 SHADOWED = """
 CREATE OR REPLACE TEMP TABLE shadowed AS
-SELECT user_key, impression_id, served_at_ms, score, clipped(score) AS p FROM ({shadow_scores})
+SELECT day, user_key, impression_id, served_at_ms, score, clipped(score) AS p FROM ({shadow_scores})
 WHERE surface = $surface AND version_id = $candidate AND served_at_ms BETWEEN $since_ms AND $as_of_ms
 """
 
 LABELLED = """
 CREATE OR REPLACE TEMP TABLE labelled AS
 WITH came AS (
-    SELECT user_key, impression_id, label, value, occurred_at_ms - shown.served_at_ms AS delay_ms
-    FROM ({engagements}) AS engagement JOIN shown USING (user_key, impression_id)
+    SELECT day, user_key, impression_id, label, value, occurred_at_ms - shown.served_at_ms AS delay_ms
+    FROM ({engagements}) AS engagement JOIN shown USING (day, user_key, impression_id)
     WHERE engagement.surface = $surface AND arm IS NOT NULL
 ), labels AS (
-    SELECT user_key, impression_id,
+    SELECT day, user_key, impression_id,
         bool_or(label = 'click' AND delay_ms <= $click_ms) AS click,
         bool_or(label = 'good_click' AND delay_ms <= $good_click_ms) AS good_click,
         bool_or(label = 'hide' AND delay_ms <= $hide_ms) AS hide,
         coalesce(sum(fixed(value)) FILTER (label = 'revenue' AND delay_ms <= $revenue_ms), 0) AS revenue
     FROM came GROUP BY ALL
 )
-SELECT user_key, impression_id, bucket, served_at_ms, generation, score, p, view_type, arm,
+SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, p, view_type, arm,
     coalesce(click, false) AS click, coalesce(good_click, false) AS good_click, coalesce(hide, false) AS hide,
     least(coalesce(revenue, 0), fixed($revenue_cap)) AS revenue,
     $as_of_ms - served_at_ms >= $click_ms AS matured_click,
     $as_of_ms - served_at_ms >= $good_click_ms AS matured_good_click,
     $as_of_ms - served_at_ms >= $hide_ms AS matured_hide,
     $as_of_ms - served_at_ms >= $revenue_ms AS matured_revenue,
-FROM shown LEFT JOIN labels USING (user_key, impression_id) WHERE arm IS NOT NULL
+FROM shown LEFT JOIN labels USING (day, user_key, impression_id) WHERE arm IS NOT NULL
 """
 
 CELLS = """
-SELECT $day AS day, generation, view_type, arm, bucket,
+SELECT day, generation, view_type, arm, bucket,
     count(*) AS impressions,
     count(*) FILTER (matured_click) AS matured_click,
     count(*) FILTER (matured_click AND click) AS clicks,
@@ -113,7 +114,7 @@ PAIRED = """
 CREATE OR REPLACE TEMP TABLE paired AS
 SELECT generation, view_type, bucket, matured_click, click, stable.score AS score, stable.p AS p,
     shadowed.score AS candidate_score, shadowed.p AS candidate_p
-FROM labelled AS stable JOIN shadowed USING (user_key, impression_id) WHERE arm = 0
+FROM labelled AS stable JOIN shadowed USING (day, user_key, impression_id) WHERE arm = 0
 """
 
 PAIRS = """
@@ -170,7 +171,7 @@ class Scope:
 
 
 class PartitionQuery:
-    """One DuckDB connection, for one thread, that sums one partition after another."""
+    """One DuckDB connection, for one thread, that sums one set of partitions after another."""
 
     def __init__(self, scratch: Path) -> None:
         config: dict[str, str | bool | int | float | list[str]] = {
@@ -189,12 +190,10 @@ class PartitionQuery:
     ) -> None:
         self._connection.close()
 
-    def sums(
-        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, day: int, since_ms: int, as_of_ms: int
-    ) -> Sums:
+    def sums(self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, since_ms: int, as_of_ms: int) -> Sums:
         """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
         self._parameters = {
-            **scope.parameters(), "day": day, "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS
+            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS
         }  # fmt: skip
         once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
         self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE]))
@@ -225,8 +224,9 @@ class PartitionQuery:
         """A relation in which each event of these files is there once."""
         if not files:
             columns = [f"CAST(NULL AS {_sql_type(str(field.type))}) AS {field.name}" for field in SCHEMA_OF[kind]]
-            return f"SELECT {', '.join(columns)}, CAST(NULL AS UTINYINT) AS bucket WHERE false"
-        rows = f"SELECT * FROM read_parquet({_sql_list(files)}, hive_partitioning = false)"
+            return f"SELECT {', '.join(columns)}, 0 AS bucket, 0 AS day WHERE false"
+        read = f"read_parquet({_sql_list(files)}, hive_partitioning = false)"
+        rows = f"SELECT *, served_at_ms // {DAY_MS} AS day FROM {read}"
         identity = ", ".join(IDENTITY[kind])
         repeated = f"repeated_{kind.value}"
         self._connection.execute(
@@ -244,8 +244,7 @@ class PartitionQuery:
         )
 
     def _table(self, sql: str, *, keys: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
-        columns = ["CAST(COLUMNS(*) AS BIGINT)"]
-        found = self._run(f"SELECT {columns[0]} FROM ({sql})").fetchnumpy()
+        found = self._run(f"SELECT CAST(COLUMNS(*) AS BIGINT) FROM ({sql})").fetchnumpy()
         values = [np.asarray(column, np.int64) for column in found.values()]
         return np.stack(values[:keys], axis=1), np.stack(values[keys:], axis=1)
 

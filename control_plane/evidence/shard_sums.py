@@ -1,21 +1,33 @@
-"""The sums of one user shard over the days of a query: closed days from memory on disk, open ones from the log."""
+"""The sums of some user shards over the days of a query: closed days from memory on disk, open ones from the log."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from control_plane.domain.events import EventKind
 from control_plane.evidence.commit_log import Segment
-from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
+from control_plane.evidence.event_log import DAY_MS, NUM_SHARDS, EventLog, Snapshot
 from control_plane.evidence.partition_query import PartitionQuery, Scope
 from control_plane.evidence.sums import Sums, add_up, load, no_sums, save
+
+ROWS_AT_ONCE = 500_000  # events: a query over fewer spends its time on being planned, and they fit anywhere
 
 DayFiles = Mapping[EventKind, Sequence[Segment]]
 
 
+def shard_groups(snapshot: Snapshot) -> list[tuple[int, ...]]:
+    """Which user shards to sum together: all, unless a day has too many events for that."""
+    rows_by_day: dict[int, int] = {}
+    for partition, segments in snapshot.items():
+        rows_by_day[partition.day] = rows_by_day.get(partition.day, 0) + sum(one.rows for one in segments)
+    if max(rows_by_day.values(), default=0) <= ROWS_AT_ONCE:
+        return [tuple(range(NUM_SHARDS))]
+    return [(shard,) for shard in range(NUM_SHARDS)]
+
+
 class ShardSums:
-    """Sums the days of one shard in one snapshot of the log.
+    """Sums the days of some shards in one snapshot of the log.
 
     A day is closed once the last label window of its impressions has ended. Closed days are remembered twice:
     each by itself, and added up in the order of time. A late event changes what its day is known by, so that
@@ -23,48 +35,70 @@ class ShardSums:
     """
 
     def __init__(
-        self, log: EventLog, snapshot: Snapshot, scope: Scope, *, shard: int, since_ms: int, as_of_ms: int
+        self,
+        log: EventLog,
+        snapshot: Snapshot,
+        scope: Scope,
+        *,
+        shards: tuple[int, ...],
+        since_ms: int,
+        as_of_ms: int,
     ) -> None:
         self._log = log
         self._scope = scope
-        self._shard = shard
         self._since_ms = since_ms
         self._as_of_ms = as_of_ms
-        self._days = _days_of(snapshot, shard, range(since_ms // DAY_MS, as_of_ms // DAY_MS + 1))
+        self._days = _days_of(snapshot, shards, range(since_ms // DAY_MS, as_of_ms // DAY_MS + 1))
+        self._name = "shards=" + ",".join(str(shard) for shard in shards)
         self._folder = log.root / "sums" / scope.key
 
     def read(self, sql: PartitionQuery) -> Sums:
         closed = [day for day in self._days if (day + 1) * DAY_MS + self._scope.longest_window_ms <= self._as_of_ms]
         total = self._closed(sql, closed)
-        opened = [self._query(sql, day) for day in self._days if day not in closed]
-        return add_up([total, *opened])
+        opened = [day for day in self._days if day not in closed]
+        return add_up([total, *(self._query(sql, days) for days in self._batches(opened))])
 
     def _closed(self, sql: PartitionQuery, days: Sequence[int]) -> Sums:
         chains = self._chains(days)
-        path = self._folder / f"shard={self._shard}.npz"
+        path = self._folder / f"{self._name}.npz"
         total = load(path) or no_sums()
         known = chains.index(total.chain) if total.chain in chains else 0
         if known == 0:
             total = no_sums()
         for day, chain in zip(days[known:], chains[known + 1 :], strict=True):
             total = add_up([total, self._closed_day(sql, day)], chain=chain)
-        if total.chain != chains[known]:
+        if known < len(days):
             _remember(total, path)
         return total
 
     def _closed_day(self, sql: PartitionQuery, day: int) -> Sums:
-        path = self._folder / f"day={day}-shard={self._shard}.npz"
+        path = self._folder / f"{self._name}-day={day}.npz"
         known_by = self._known_by(day)
         remembered = load(path)
         if remembered is not None and remembered.chain == known_by:
             return remembered
-        summed = add_up([self._query(sql, day)], chain=known_by)
+        summed = add_up([self._query(sql, [day])], chain=known_by)
         _remember(summed, path)
         return summed
 
-    def _query(self, sql: PartitionQuery, day: int) -> Sums:
-        files = {kind: self._log.files(segments) for kind, segments in self._days[day].items()}
-        return sql.sums(files, self._scope, day=day, since_ms=self._since_ms, as_of_ms=self._as_of_ms)
+    def _batches(self, days: Sequence[int]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        rows = 0
+        for day in days:
+            more = sum(one.rows for segments in self._days[day].values() for one in segments)
+            if batch and rows + more > ROWS_AT_ONCE:
+                yield batch
+                batch, rows = [], 0
+            batch.append(day)
+            rows += more
+        if batch:
+            yield batch
+
+    def _query(self, sql: PartitionQuery, days: Sequence[int]) -> Sums:
+        files = {
+            kind: self._log.files([one for day in days for one in self._days[day].get(kind, ())]) for kind in EventKind
+        }
+        return sql.sums(files, self._scope, since_ms=self._since_ms, as_of_ms=self._as_of_ms)
 
     def _known_by(self, day: int) -> str:
         """Identity of the events of a closed day and of the part of it that the query asks for."""
@@ -79,11 +113,12 @@ class ShardSums:
         return chains
 
 
-def _days_of(snapshot: Snapshot, shard: int, days: range) -> dict[int, DayFiles]:
-    found: dict[int, dict[EventKind, Sequence[Segment]]] = {}
-    for partition in sorted(partition for partition in snapshot if partition.shard == shard and partition.day in days):
-        found.setdefault(partition.day, {})[partition.kind] = snapshot[partition]
-    return dict(sorted(found.items()))
+def _days_of(snapshot: Snapshot, shards: tuple[int, ...], days: range) -> dict[int, DayFiles]:
+    found: dict[int, dict[EventKind, list[Segment]]] = {}
+    for partition in sorted(snapshot, key=lambda partition: partition.day):
+        if partition.shard in shards and partition.day in days:
+            found.setdefault(partition.day, {}).setdefault(partition.kind, []).extend(snapshot[partition])
+    return dict(found)
 
 
 def _remember(sums: Sums, path: Path) -> None:

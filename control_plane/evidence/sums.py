@@ -111,7 +111,7 @@ def save(sums: Sums, path: Path) -> None:
 def load(path: Path) -> Sums | None:
     """Read what `save` wrote; None if there is nothing, or a crash left less than all of it."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {field.name: stored[field.name] for field in fields(Sums)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -1,0 +1,200 @@
+"""Moments computed the slow and obvious way, event by event in plain Python, to check the real ones against."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from control_plane.domain.events import Engagement, Exposure, Label, ShadowScore
+from control_plane.domain.moments import (
+    MATURED_OF,
+    NUM_SCORE_BINS,
+    NUMERATOR_OF,
+    Measure,
+    Moments,
+    PairMeasure,
+    ReliabilityMeasure,
+    Stratum,
+)
+from control_plane.domain.split import NUM_BUCKETS, bucket_of
+from control_plane.evidence.aggregate import MomentsQuery
+from control_plane.evidence.event_log import DAY_MS
+from tests.evidence.events import Event, as_row
+
+T = TypeVar("T", Exposure, ShadowScore, Engagement)
+Key = tuple[int, int, int]  # day, user, impression
+
+
+def brute_force(events: Iterable[Event], query: MomentsQuery) -> Moments:
+    return _BruteForce(list(events), query).moments()
+
+
+class _BruteForce:
+    def __init__(self, events: list[Event], query: MomentsQuery) -> None:
+        self.query = query
+        shown = _once([e for e in events if isinstance(e, Exposure)], lambda e: _key(e))
+        scored = _once([e for e in events if isinstance(e, ShadowScore)], lambda e: (*_key(e), e.version_id))
+        engaged = _once([e for e in events if isinstance(e, Engagement)], lambda e: (*_key(e), e.label, e.event_id))
+        self.shown = [e for e in shown if e.surface == query.surface and self._in_time(e)]
+        self.scored = [
+            e for e in scored if e.surface == query.surface and self._in_time(e) and e.version_id == query.candidate
+        ]
+        self.counted = [e for e in self.shown if self._arm(e) is not None and e.generation in query.shares]
+        self.engaged: dict[Key, list[Engagement]] = defaultdict(list)
+        for engagement in engaged:
+            if engagement.surface == query.surface:
+                self.engaged[_key(engagement)].append(engagement)
+
+    def moments(self) -> Moments:
+        query = self.query
+        places = sorted({(e.served_at_ms // DAY_MS, e.generation) for e in self.counted})
+        strata = tuple(Stratum(day=day, generation=gen, candidate_bp=query.shares[gen]) for day, gen in places)
+        segments = ("*", *query.view_types)
+        sums = np.zeros((len(segments), len(strata), 2, NUM_BUCKETS, len(Measure)), np.int64)
+        reliability = np.zeros((len(segments), 2, NUM_SCORE_BINS, len(ReliabilityMeasure)), np.int64)
+        for exposure in self.counted:
+            arm, bucket = self._arm(exposure), int(bucket_of(exposure.user_key))
+            stratum = places.index((exposure.served_at_ms // DAY_MS, exposure.generation))
+            for segment in self._segments(exposure):
+                sums[segment, stratum, arm, bucket] += self._measures(exposure)
+                if self._has_matured(exposure, Label.CLICK):
+                    row = [1, _fixed(exposure.score), self._label(exposure, Label.CLICK)]
+                    reliability[segment, arm, _bin(exposure.score)] += row
+        pairs, bins = self._pairs(len(segments))
+        newest = [e.served_at_ms for e in self.shown]
+        of_candidate = [e.served_at_ms for e in self.shown if e.version_id == query.candidate]
+        return Moments(
+            surface=query.surface,
+            stable=query.stable,
+            candidate=query.candidate,
+            segments=segments,
+            strata=strata,
+            sums_GSAKM=sums,
+            pairs_GKP=pairs,
+            score_bins_GAKB=bins,
+            reliability_GABR=reliability,
+            first_exposures_SA=self._first_exposures(places),
+            users_A=(len(self._users(0)), len(self._users(1))),
+            cross_exposed_users=self._cross_exposed(),
+            as_of_ms=query.as_of_ms,
+            newest_event_ms=max(newest, default=None),
+            candidate_newest_ms=max([*of_candidate, *(e.served_at_ms for e in self.scored)], default=None),
+        )
+
+    def _in_time(self, event: Exposure | ShadowScore) -> bool:
+        return self.query.since_ms <= event.served_at_ms <= self.query.as_of_ms
+
+    def _arm(self, exposure: Exposure) -> int | None:
+        served = (exposure.arm, exposure.version_id)
+        return {("stable", self.query.stable): 0, ("candidate", self.query.candidate): 1}.get(served)
+
+    def _segments(self, exposure: Exposure) -> list[int]:
+        named = [1 + i for i, view_type in enumerate(self.query.view_types) if view_type == exposure.view_type]
+        return [0, *named]
+
+    def _has_matured(self, exposure: Exposure, label: Label) -> bool:
+        return self.query.as_of_ms - exposure.served_at_ms >= self.query.windows_ms[label]
+
+    def _came(self, exposure: Exposure, label: Label) -> list[float]:
+        window = self.query.windows_ms[label]
+        found = [e for e in self.engaged[_key(exposure)] if e.label == label]
+        return [e.value for e in found if e.occurred_at_ms - exposure.served_at_ms <= window]
+
+    def _label(self, exposure: Exposure, label: Label) -> int:
+        values = self._came(exposure, label)
+        if label is Label.REVENUE:
+            return min(sum(_fixed(value) for value in values), _fixed(self.query.revenue_cap))
+        return int(bool(values))
+
+    def _measures(self, exposure: Exposure) -> list[int]:
+        row = dict.fromkeys(Measure, 0)
+        row[Measure.IMPRESSIONS] = 1
+        for label in Label:
+            if self._has_matured(exposure, label):
+                row[MATURED_OF[label]] = 1
+                row[NUMERATOR_OF[label]] = self._label(exposure, label)
+        if row[Measure.MATURED_CLICK]:
+            row[Measure.SCORE] = _fixed(exposure.score)
+            row[Measure.SCORE_SQUARED] = _fixed(exposure.score * exposure.score)
+            row[Measure.LOG_LOSS] = _fixed(_loss(exposure.score, row[Measure.CLICK]))
+        return [row[measure] for measure in Measure]
+
+    def _pairs(self, segments: int) -> tuple["np.ndarray[tuple[int, ...], np.dtype[np.int64]]", ...]:
+        pairs = np.zeros((segments, NUM_BUCKETS, len(PairMeasure)), np.int64)
+        bins = np.zeros((segments, 2, NUM_BUCKETS, NUM_SCORE_BINS), np.int64)
+        stable = {_key(e): e for e in self.counted if self._arm(e) == 0}
+        for scored in self.scored:
+            exposure = stable.get(_key(scored))
+            if exposure is None:
+                continue
+            bucket = int(bucket_of(exposure.user_key))
+            for segment in self._segments(exposure):
+                pairs[segment, bucket] += self._pair_measures(exposure, scored)
+                bins[segment, 0, bucket, _bin(exposure.score)] += 1
+                bins[segment, 1, bucket, _bin(scored.score)] += 1
+        return pairs, bins
+
+    def _pair_measures(self, exposure: Exposure, scored: ShadowScore) -> list[int]:
+        log_ratio = _fixed(math.log(_clipped(scored.score)) - math.log(_clipped(exposure.score)))
+        if not self._has_matured(exposure, Label.CLICK):
+            return [1, 0, 0, 0, 0, 0, 0, 0, 0, log_ratio]
+        click = self._label(exposure, Label.CLICK)
+        scores = (exposure.score, scored.score)
+        return [
+            *(1, 1, click),
+            *(_fixed(score) for score in scores),
+            *(_fixed(_loss(score, click)) for score in scores),
+            *(_fixed((score - click) * (score - click)) for score in scores),
+            log_ratio,
+        ]
+
+    def _users(self, arm: int) -> set[int]:
+        return {e.user_key for e in self.counted if self._arm(e) == arm}
+
+    def _cross_exposed(self) -> int:
+        arms: dict[tuple[int, int], set[int | None]] = defaultdict(set)
+        for exposure in self.counted:
+            arms[exposure.user_key, exposure.generation].add(self._arm(exposure))
+        return len({user for (user, _), seen in arms.items() if len(seen) == 2})
+
+    def _first_exposures(self, places: list[tuple[int, int]]) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+        first: dict[int, tuple[int, int, int]] = {}
+        for exposure in self.counted:
+            seen = (exposure.served_at_ms, exposure.generation, self._arm(exposure) or 0)
+            first[exposure.user_key] = min(first.get(exposure.user_key, seen), seen)
+        counts = np.zeros((len(places), 2), np.int64)
+        for served_at_ms, generation, arm in first.values():
+            counts[places.index((served_at_ms // DAY_MS, generation)), arm] += 1
+        return counts
+
+
+def _once(events: Sequence[T], identity: Callable[[T], object]) -> list[T]:
+    first: dict[object, T] = {}
+    for event in sorted(events, key=as_row):
+        first.setdefault(identity(event), event)
+    return list(first.values())
+
+
+def _key(event: Event) -> Key:
+    return event.served_at_ms // DAY_MS, event.user_key, event.impression_id
+
+
+def _clipped(score: float) -> float:
+    return min(max(score, 1e-7), 1 - 1e-7)
+
+
+def _loss(score: float, click: int) -> float:
+    return -math.log(_clipped(score) if click else 1 - _clipped(score))
+
+
+def _bin(score: float) -> int:
+    p = _clipped(score)
+    return min(max(math.floor((math.log(p / (1 - p)) + 10) / 0.5), 0), NUM_SCORE_BINS - 1)
+
+
+def _fixed(value: float) -> int:
+    """Round half away from zero to millionths."""
+    scaled = value * 1_000_000
+    return int(math.copysign(math.floor(abs(scaled) + 0.5), scaled))

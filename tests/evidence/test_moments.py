@@ -1,0 +1,171 @@
+"""Moments are a pure function of the events, and the right one."""
+
+import random
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control_plane.domain.events import Label
+from control_plane.domain.moments import Measure, Moments
+from control_plane.evidence.aggregate import moments
+from control_plane.evidence.event_log import DAY_MS
+from tests.evidence.brute_force import brute_force
+from tests.evidence.events import (
+    DAY,
+    HOUR_MS,
+    START_MS,
+    a_log,
+    a_query,
+    an_engagement,
+    an_exposure,
+    by_kind,
+    random_events,
+)
+
+
+def assert_identical(found: Moments, expected: Moments) -> None:
+    for field in fields(Moments):
+        ours, theirs = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(theirs, np.ndarray):
+            assert ours.dtype == theirs.dtype == np.int64, field.name
+            assert np.array_equal(ours, theirs), field.name
+        else:
+            assert ours == theirs, field.name
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("as_of_ms", [START_MS + 3 * DAY_MS + 7 * HOUR_MS, START_MS + 9 * DAY_MS])
+def test_moments_are_what_a_slow_count_of_the_same_events_gives(tmp_path: Path, seed: int, as_of_ms: int) -> None:
+    events = random_events(seed)
+    query = a_query(as_of_ms=as_of_ms)
+
+    found = moments(a_log(tmp_path, events), query)
+
+    assert found.sums_GSAKM.any()
+    assert found.pairs_GKP.any()
+    assert_identical(found, brute_force(events, query))
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    order=st.randoms(use_true_random=False),
+    num_batches=st.integers(1, 4),
+    num_repeats=st.integers(0, 30),
+)
+@settings(max_examples=8, deadline=None)
+def test_moments_do_not_depend_on_how_events_came_in(
+    seed: int, order: random.Random, num_batches: int, num_repeats: int
+) -> None:
+    events = random_events(seed, impressions=25, users=6, days=2)
+    arrivals = [*events, *order.choices(events, k=num_repeats)]
+    order.shuffle(arrivals)
+    batches = [arrivals[start::num_batches] for start in range(num_batches)]
+    query = a_query(as_of_ms=START_MS + 2 * DAY_MS + HOUR_MS)
+
+    with TemporaryDirectory() as folder:
+        log = a_log(Path(folder) / "at_once", events)
+        at_once = moments(log, query)
+        log = a_log(Path(folder) / "in_pieces")
+        for batch in batches:
+            log.append(by_kind(batch))
+            in_pieces = moments(log, query)  # closed days are remembered, then change by what comes late
+
+        assert_identical(in_pieces, at_once)
+        assert_identical(moments(log, query), at_once)
+
+
+def test_compaction_changes_no_sum(tmp_path: Path) -> None:
+    events = random_events(3)
+    log = a_log(tmp_path, *(events[start::5] for start in range(5)))
+    query = a_query(as_of_ms=START_MS + 9 * DAY_MS)
+    before = moments(log, query)
+
+    compacted = [log.compact(partition) for partition in log.snapshot()]
+
+    assert any(compacted)
+    assert_identical(moments(log, query), before)
+
+
+def test_evidence_of_a_new_generation_counts_in_days_that_were_summed_before_it(tmp_path: Path) -> None:
+    events = random_events(4)
+    log = a_log(tmp_path, events)
+    as_of_ms = START_MS + 9 * DAY_MS
+    moments(log, a_query(shares={1: 0}, as_of_ms=as_of_ms))
+
+    query = a_query(shares={1: 0, 2: 100, 3: 500}, as_of_ms=as_of_ms)
+
+    assert_identical(moments(log, query), brute_force(events, query))
+
+
+def test_damaged_remembered_sums_are_summed_again(tmp_path: Path) -> None:
+    log = a_log(tmp_path, random_events(5))
+    query = a_query(as_of_ms=START_MS + 9 * DAY_MS)
+    before = moments(log, query)
+    remembered = list((tmp_path / "sums").rglob("*.npz"))
+    for path in remembered:
+        path.write_bytes(path.read_bytes()[:100])
+
+    assert remembered
+    assert_identical(moments(log, query), before)
+
+
+def test_an_empty_log_gives_empty_moments(tmp_path: Path) -> None:
+    found = moments(a_log(tmp_path), a_query())
+
+    assert found.strata == ()
+    assert found.sums_GSAKM.shape == (3, 0, 2, 256, len(Measure))
+    assert found.first_exposures_SA.shape == (0, 2)
+    assert found.newest_event_ms is None
+    assert found.candidate_newest_ms is None
+
+
+def test_a_click_counts_once_however_often_it_happened(tmp_path: Path) -> None:
+    clicks = [an_engagement(event_id=event_id) for event_id in range(3)]
+    log = a_log(tmp_path, [an_exposure(), *clicks])
+
+    found = moments(log, a_query(since_ms=START_MS))
+
+    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 1
+
+
+def test_revenue_adds_up_to_the_cap(tmp_path: Path) -> None:
+    sales = [an_engagement(event_id=event_id, label=Label.REVENUE, value=20.0) for event_id in range(3)]
+    log = a_log(tmp_path, [an_exposure(), *sales, *sales])
+
+    found = moments(log, a_query(since_ms=START_MS, revenue_cap=50.0))
+
+    assert found.sums_GSAKM[0, ..., Measure.REVENUE].sum() == 50_000_000
+
+
+@pytest.mark.parametrize(("age_ms", "matured"), [(HOUR_MS - 1, 0), (HOUR_MS, 1)])
+def test_an_impression_enters_a_label_once_its_window_has_passed(tmp_path: Path, age_ms: int, matured: int) -> None:
+    log = a_log(tmp_path, [an_exposure(), an_engagement()])
+
+    found = moments(log, a_query(since_ms=START_MS, as_of_ms=START_MS + age_ms))
+
+    assert found.sums_GSAKM[0, ..., Measure.IMPRESSIONS].sum() == 1
+    assert found.sums_GSAKM[0, ..., Measure.MATURED_CLICK].sum() == matured
+    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == matured
+
+
+def test_a_label_after_its_window_never_counts(tmp_path: Path) -> None:
+    late = an_engagement(occurred_at_ms=START_MS + HOUR_MS + 1)
+    log = a_log(tmp_path, [an_exposure(), late])
+
+    found = moments(log, a_query(since_ms=START_MS))
+
+    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 0
+
+
+def test_a_label_that_comes_before_its_exposure_is_logged_counts_once_both_are_there(tmp_path: Path) -> None:
+    log = a_log(tmp_path, [an_engagement()], [an_exposure()])
+
+    found = moments(log, a_query(since_ms=START_MS))
+
+    assert found.strata[0].day == DAY
+    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 1

@@ -20,17 +20,14 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, migrated registry."""
     if request.param == "postgresql":
         cluster: PostgresCluster = request.getfixturevalue("postgres")
-        url = cluster.fresh_database()
-        yield url
-        cluster.drop(url)
-        return
+        return cluster.registry()
     path = tmp_path / "registry.db"
     shutil.copy(request.getfixturevalue("sqlite_template"), path)
-    yield f"sqlite:///{path}"
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""Two at once. Each test runs real threads, each in its own session, against one database."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from sqlalchemy.orm import Session
+
+from control_plane.domain.errors import ControlPlaneError, StaleGeneration, SurfaceBusy
+from control_plane.domain.model_version import Surface
+from control_plane.domain.rollout import Command, Phase
+from control_plane.registry import history, leases, rollouts, surfaces
+from control_plane.registry.session import Sessions
+from tests.builders import HOME_FEED, NOON, a_plan, a_version
+from tests.registry import scene
+from tests.registry.scene import SURFACES
+
+Deed = Callable[[Session], object]
+
+
+def outcomes(sessions: Sessions, *deeds: Deed) -> list[object]:
+    """What each of these returned or raised, all started at the same moment."""
+    barrier = Barrier(len(deeds))
+
+    def run(deed: Deed) -> object:
+        barrier.wait(timeout=10)
+        try:
+            with sessions.writing() as session:
+                return deed(session)
+        except ControlPlaneError as error:
+            return error
+
+    with ThreadPoolExecutor(len(deeds)) as pool:
+        return list(pool.map(run, deeds))
+
+
+def test_of_two_commands_on_the_same_generation_exactly_one_wins(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        seen = surfaces.get(session, HOME_FEED).generation
+
+    def command(by: str, wanted: Command) -> Deed:
+        return lambda session: rollouts.apply_command(
+            session, rollout_id, wanted, by=by, now=NOON, seen_generation=seen, reason="looks fine"
+        )
+
+    found = outcomes(sessions, command("ada", Command.ADVANCE), command("grace", Command.APPROVE))
+
+    assert sorted(isinstance(outcome, StaleGeneration) for outcome in found) == [False, True]
+    with sessions.reading() as session:
+        assert surfaces.get(session, HOME_FEED).generation == seen + 1
+        assert history.verify(session) == []
+
+
+def test_of_two_rollouts_for_one_surface_exactly_one_is_made(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        candidates = [scene.registered(session, a_version(name)) for name in ("b", "c")]
+
+    found = outcomes(
+        sessions,
+        *(
+            lambda session, candidate=candidate: rollouts.create(
+                session, HOME_FEED, candidate, a_plan(), by="ada", now=NOON
+            )
+            for candidate in candidates
+        ),
+    )
+
+    assert sorted(isinstance(outcome, SurfaceBusy) for outcome in found) == [False, True]
+
+
+def test_a_roll_back_gets_through_whatever_the_scheduler_does(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+        epoch = leases.acquire(session, leases.SCHEDULER, "one", 60)
+        seen = surfaces.get(session, HOME_FEED).generation
+
+    def tick(session: Session) -> object:
+        verdict_id = scene.a_passing_verdict(session, rollout_id)
+        return rollouts.apply_command(
+            session,
+            rollout_id,
+            Command.ADVANCE,
+            by="scheduler",
+            now=NOON,
+            seen_generation=seen,
+            verdict_id=verdict_id,
+            epoch=epoch,
+        )
+
+    def button(session: Session) -> object:
+        return rollouts.roll_back_surface(session, HOME_FEED, by="on-call", reason="", now=NOON)
+
+    _, pressed = outcomes(sessions, tick, button)
+
+    assert not isinstance(pressed, Exception)
+    with sessions.reading() as session:
+        assert surfaces.get(session, HOME_FEED).candidate is None
+        assert history.verify(session) == []
+
+
+def test_quarantines_and_rollouts_on_all_surfaces_at_once_leave_nothing_bad_serving(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        for surface in SURFACES:
+            scene.a_serving_surface(session, a_version("good", surface=surface))
+            scene.registered(session, a_version("bad", surface=surface, trunk="bad"))
+
+    def start(surface: Surface) -> Deed:
+        candidate = a_version("bad", surface=surface, trunk="bad").version_id
+        return lambda session: rollouts.create(session, surface, candidate, a_plan(), by="ada", now=NOON)
+
+    def ban(session: Session) -> object:
+        return rollouts.quarantine(session, a_version(trunk="bad").trunk, by="on-call", reason="", now=NOON)
+
+    outcomes(sessions, *(start(surface) for surface in reversed(SURFACES)), ban)
+
+    with sessions.reading() as session:
+        assert [state.rollout_id for state in surfaces.list_surfaces(session)] == [None, None, None]
+        assert history.verify(session) == []
+
+
+def test_of_many_schedulers_exactly_one_gets_the_lease(sessions: Sessions) -> None:
+    def acquire(holder: str) -> Deed:
+        return lambda session: leases.acquire(session, leases.SCHEDULER, holder, 60)
+
+    found = outcomes(sessions, *(acquire(f"replica {number}") for number in range(5)))
+
+    assert sorted(found, key=str) == [1, None, None, None, None]

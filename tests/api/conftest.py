@@ -2,11 +2,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx import Client
 
 from control_plane.app import create_app
 from control_plane.settings import Settings
 from tests.api.deployment import Deployment
-from tests.http_client import TestClient
+from tests.http_client import in_process
 
 
 @pytest.fixture
@@ -19,10 +20,10 @@ def deployment(settings: Settings, tmp_path: Path) -> Iterator[Deployment]:
     """A control plane on a real registry, without a scheduler, at noon until a test moves its clock."""
     moment = Deployment.starting_clock()
     app = create_app(settings, moment.read)
-    with TestClient(app, raise_server_exceptions=False, headers={"X-Surefoot-Operator": "ada"}) as client:
+    with in_process(app, headers={"X-Surefoot-Operator": "ada"}) as client:
         yield Deployment(client=client, app=app, clock=moment, artifacts=tmp_path / "artifacts")
 
 
 @pytest.fixture
-def client(deployment: Deployment) -> TestClient:
+def client(deployment: Deployment) -> Client:
     return deployment.client

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from httpx import Response
+from httpx import Client, Response
 
 from control_plane.api.deps import Parts
 from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
 from control_plane.domain.model_version import ModelVersion, Part, Surface, ViewType, digest_of
 from tests.builders import NOON, a_plan_mapping
-from tests.http_client import TestClient
 
 VIEW_TYPES = ["grid", "closeup"]
 
@@ -31,7 +30,7 @@ class MovedClock:
 
 @dataclass(kw_only=True)
 class Deployment:
-    client: TestClient
+    client: Client
     app: FastAPI
     clock: MovedClock
     artifacts: Path

@@ -2,12 +2,13 @@ import logging
 
 import pytest
 from fastapi import FastAPI
+from httpx import Client
 
 from control_plane.api import errors
 from control_plane.api.body_limit import MAX_BODY_BYTES
 from control_plane.domain import errors as domain_errors
 from tests.api.deployment import Deployment
-from tests.http_client import TestClient
+from tests.http_client import in_process
 
 DOMAIN_ERRORS = [
     error
@@ -17,7 +18,7 @@ DOMAIN_ERRORS = [
 
 
 @pytest.fixture
-def raising() -> TestClient:
+def raising() -> Client:
     """An app whose one route fails in a way that nobody foresaw."""
     app = FastAPI()
     errors.install(app)
@@ -26,7 +27,7 @@ def raising() -> TestClient:
     def fail() -> None:
         raise RuntimeError("the password is swordfish")
 
-    return TestClient(app, raise_server_exceptions=False)
+    return in_process(app)
 
 
 @pytest.mark.parametrize("error", DOMAIN_ERRORS)
@@ -35,7 +36,7 @@ def test_every_error_of_the_domain_has_a_status(error: type[Exception]) -> None:
 
 
 def test_an_unexpected_error_is_logged_whole_and_told_without_its_insides(
-    raising: TestClient, caplog: pytest.LogCaptureFixture
+    raising: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
         answer = raising.get("/fail")
@@ -46,7 +47,7 @@ def test_an_unexpected_error_is_logged_whole_and_told_without_its_insides(
     assert "swordfish" in caplog.text
 
 
-def test_a_request_that_does_not_parse_names_every_field(client: TestClient) -> None:
+def test_a_request_that_does_not_parse_names_every_field(client: Client) -> None:
     answer = client.post("/v1/surfaces", json={"surface": 7, "colour": "red"})
 
     problem = answer.json()
@@ -55,7 +56,7 @@ def test_a_request_that_does_not_parse_names_every_field(client: TestClient) -> 
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 20_000, b'{"surface": "\\ud800", "view_types": ["a"]}'])
-def test_a_body_that_is_not_json_is_the_callers_error(client: TestClient, content: bytes) -> None:
+def test_a_body_that_is_not_json_is_the_callers_error(client: Client, content: bytes) -> None:
     answer = client.post("/v1/surfaces", content=content, headers={"Content-Type": "application/json"})
 
     assert answer.status_code in (400, 422)
@@ -63,20 +64,20 @@ def test_a_body_that_is_not_json_is_the_callers_error(client: TestClient, conten
 
 
 @pytest.mark.parametrize(("method", "url", "status"), [("GET", "/v2/splits", 404), ("PATCH", "/v1/splits", 405)])
-def test_a_wrong_address_is_a_problem_too(client: TestClient, method: str, url: str, status: int) -> None:
+def test_a_wrong_address_is_a_problem_too(client: Client, method: str, url: str, status: int) -> None:
     answer = client.request(method, url)
 
     assert (answer.status_code, answer.json()["status"]) == (status, status)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_body_that_is_too_large_is_refused_by_its_announced_length(client: TestClient) -> None:
+def test_a_body_that_is_too_large_is_refused_by_its_announced_length(client: Client) -> None:
     answer = client.post("/v1/surfaces", content=b" " * (MAX_BODY_BYTES + 1))
 
     assert (answer.status_code, answer.json()["type"]) == (413, "urn:surefoot:body-too-large")
 
 
-def test_a_body_that_is_too_large_is_refused_though_its_length_was_not_announced(client: TestClient) -> None:
+def test_a_body_that_is_too_large_is_refused_though_its_length_was_not_announced(client: Client) -> None:
     chunks = (b" " * 65_536 for _ in range(MAX_BODY_BYTES // 65_536 + 1))
 
     answer = client.post("/v1/surfaces", content=chunks, headers={"Content-Type": "application/json"})
@@ -96,7 +97,7 @@ def test_a_registry_that_does_not_answer_is_503_without_its_address(deployment: 
     assert "sqlite" not in answer.text
 
 
-def test_an_operators_name_that_is_no_name_is_refused(client: TestClient) -> None:
+def test_an_operators_name_that_is_no_name_is_refused(client: Client) -> None:
     body = {"surface": "home_feed", "view_types": ["grid"]}
 
     answer = client.post("/v1/surfaces", json=body, headers={"X-Surefoot-Operator": "ada\tlovelace"})

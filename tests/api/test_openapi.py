@@ -13,7 +13,7 @@ from control_plane.registry import evidence
 from control_plane.settings import Settings
 from tests.api.deployment import Deployment, MovedClock
 from tests.builders import NOON, a_verdict
-from tests.http_client import TestClient
+from tests.http_client import in_process
 
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis: pip install 'surefoot[integration]'")
 
@@ -28,7 +28,7 @@ CHECKS = [
 ]
 
 
-@schemathesis.serializer("application/vnd.apache.arrow.stream", "application/x-ndjson")
+@schemathesis.serializer("application/vnd.apache.arrow.stream", "application/x-ndjson")  # type: ignore[untyped-decorator]  # it comes without types
 def as_bytes(_context: Any, value: Any) -> bytes:
     """A body of events as it is: what is guessed is neither, and must be refused as such."""
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
@@ -40,7 +40,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     folder: Path = tmp_path_factory.mktemp("openapi")
     clock = MovedClock()
     app = create_app(Settings(data_dir=folder / "data", runs_scheduler=False), clock.read)
-    with TestClient(app) as client:
+    with in_process(app) as client:
         made = Deployment(client=client, app=app, clock=clock, artifacts=folder / "artifacts")
         rollout = made.ramp(made.create_rollout()["rollout_id"])
         made.heartbeat(generations={"home_feed": rollout["generation"]})

@@ -2,11 +2,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx import Client
 
 from control_plane.app import create_app
 from control_plane.settings import Settings
 from tests.api.deployment import MovedClock
-from tests.http_client import TestClient
+from tests.http_client import in_process
 
 SURFACE = {"surface": "home_feed", "view_types": ["grid"]}
 WRITES = [
@@ -25,21 +26,21 @@ WRITES = [
 
 
 @pytest.fixture
-def guarded(settings: Settings) -> Iterator[TestClient]:
+def guarded(settings: Settings) -> Iterator[Client]:
     app = create_app(settings.model_copy(update={"tokens": "ada=s3cret,ci=t0ken"}), MovedClock().read)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with in_process(app) as client:
         yield client
 
 
 @pytest.mark.parametrize(("method", "url"), WRITES)
-def test_no_write_goes_through_without_a_token(guarded: TestClient, method: str, url: str) -> None:
+def test_no_write_goes_through_without_a_token(guarded: Client, method: str, url: str) -> None:
     answer = guarded.request(method, url, json={}, headers={"X-Surefoot-Operator": "ada"})
 
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_every_write_of_the_api_is_in_this_list(guarded: TestClient) -> None:
+def test_every_write_of_the_api_is_in_this_list(guarded: Client) -> None:
     paths = guarded.get("/openapi.json").json()["paths"]
     writes = [operation for path in paths.values() for method, operation in path.items() if method != "get"]
 
@@ -47,11 +48,11 @@ def test_every_write_of_the_api_is_in_this_list(guarded: TestClient) -> None:
 
 
 @pytest.mark.parametrize("header", ["Bearer wrong", "Basic s3cret", "s3cret", "Bearer", "Bearer s3cre"])
-def test_a_token_that_is_not_one_of_ours_is_refused(guarded: TestClient, header: str) -> None:
+def test_a_token_that_is_not_one_of_ours_is_refused(guarded: Client, header: str) -> None:
     assert guarded.post("/v1/surfaces", json=SURFACE, headers={"Authorization": header}).status_code == 401
 
 
-def test_a_token_signs_with_its_owners_name_whatever_the_caller_claims(guarded: TestClient) -> None:
+def test_a_token_signs_with_its_owners_name_whatever_the_caller_claims(guarded: Client) -> None:
     headers = {"Authorization": "Bearer s3cret", "X-Surefoot-Operator": "eve"}
 
     answer = guarded.post("/v1/surfaces", json=SURFACE, headers=headers)
@@ -60,7 +61,7 @@ def test_a_token_signs_with_its_owners_name_whatever_the_caller_claims(guarded: 
     assert guarded.get("/v1/history").json()["history"][0]["by"] == "ada"
 
 
-def test_reading_needs_no_token(guarded: TestClient) -> None:
+def test_reading_needs_no_token(guarded: Client) -> None:
     assert guarded.get("/v1/splits").status_code == 200
 
 

@@ -1,5 +1,6 @@
+from httpx import Client
+
 from tests.api.deployment import Deployment
-from tests.http_client import TestClient
 
 
 def test_a_surface_serves_once_a_version_was_adopted(deployment: Deployment) -> None:
@@ -35,7 +36,7 @@ def test_an_unknown_surface_is_told_with_the_known_ones(deployment: Deployment) 
     assert answer.json()["known"] == ["search"]
 
 
-def test_a_malformed_name_is_told_with_its_field(client: TestClient) -> None:
+def test_a_malformed_name_is_told_with_its_field(client: Client) -> None:
     answer = client.post("/v1/surfaces", json={"surface": "Home Feed", "view_types": ["grid"]})
 
     assert answer.status_code == 422

@@ -58,13 +58,22 @@ def traffic_bar(candidate_bp: int) -> Markup:
 
 
 def interval_band(
-    *, effect: float | None, lower: float | None, upper: float | None, margins: Margins, name: str
+    *,
+    effect: float | None,
+    lower: float | None,
+    upper: float | None,
+    margins: Margins,
+    name: str,
+    is_small: bool = False,
 ) -> Markup:
-    """An effect and its interval against the two margins: shown safe right of one, harm left of the other."""
+    """An effect and its interval against the two margins: all of it inside `safe` or all of it beyond `harm` decides.
+
+    The small form has no words in it, for rows of a table.
+    """
     axis = _axis_for(effect, lower, upper, margins)
     body = _zones(axis, margins)
     body += f'<line class="c-zero" x1="{axis.x(0):.1f}" y1="16" x2="{axis.x(0):.1f}" y2="48"/>'
-    body += _margin_ticks(axis, margins)
+    body += _margin_ticks(axis, margins, has_words=not is_small)
     words = f"{name}: no estimate yet"
     if effect is not None:
         if lower is not None and upper is not None:
@@ -74,7 +83,8 @@ def interval_band(
             f"{name}: effect {wording.percent(effect)}, interval {wording.percent(lower)} to {wording.percent(upper)}; "
             f"harm margin {wording.percent(margins.harm)}, safe margin {wording.percent(margins.safe)}"
         )
-    return _svg("interval-band", TILE_WIDTH, 64, words, body)
+    top, height = (14, 36) if is_small else (0, 64)
+    return _svg("interval-band", TILE_WIDTH, height, words, body, top=top)
 
 
 def progress_bar(value: float, threshold: float, *, kind: str, words: str) -> Markup:
@@ -162,11 +172,12 @@ def _zones(axis: _Axis, margins: Margins) -> str:
     zones = f'<rect class="c-zone" x="8" y="20" width="{TILE_WIDTH - 16}" height="24"/>'
     for start, end in bounds:
         x, width = axis.x(start), axis.x(end) - axis.x(start)
-        zones += f'<rect class="c-zone-bad" x="{x:.1f}" y="20" width="{width:.1f}" height="24"/>'
+        place = f'x="{x:.1f}" y="20" width="{width:.1f}" height="24"'
+        zones += f'<rect class="c-zone-bad" {place}/><rect fill="url(#hatch)" {place}/>'
     return zones
 
 
-def _margin_ticks(axis: _Axis, margins: Margins) -> str:
+def _margin_ticks(axis: _Axis, margins: Margins, *, has_words: bool) -> str:
     ticks = ""
     for kind, margin, y in (("harm", margins.harm, 12), ("safe", margins.safe, 60)):
         if margin is None:
@@ -174,6 +185,8 @@ def _margin_ticks(axis: _Axis, margins: Margins) -> str:
         for side in (margin, -margin) if margins.is_two_sided else (margin,):
             x = axis.x(side)
             ticks += f'<line class="c-margin-{kind}" x1="{x:.1f}" y1="16" x2="{x:.1f}" y2="48"/>'
+            if not has_words:
+                continue
             anchor = "start" if x < 40 else "end" if x > TILE_WIDTH - 40 else "middle"
             ticks += f'<text class="c-tick" x="{x:.1f}" y="{y}" text-anchor="{anchor}">'
             ticks += f"{kind} {escape(wording.percent(side))}</text>"
@@ -270,9 +283,7 @@ def _reliability_series(plot: _LogPlot, points: Sequence[ReliabilityPoint], arm:
     return series
 
 
-def _svg(kind: str, width: int, height: int, words: str, body: str, *, stretches: bool = False) -> Markup:
+def _svg(kind: str, width: int, height: int, words: str, body: str, *, stretches: bool = False, top: int = 0) -> Markup:
     ratio = ' preserveAspectRatio="none"' if stretches else ""
-    label = escape(words)
-    return Markup(
-        f'<svg class="chart {kind}" viewBox="0 0 {width} {height}"{ratio} role="img" aria-label="{label}">{body}</svg>'
-    )
+    frame = f'viewBox="0 {top} {width} {height}"{ratio} role="img" aria-label="{escape(words)}"'
+    return Markup(f'<svg class="chart {kind}" {frame}>{body}</svg>')

@@ -35,6 +35,7 @@ class Tile:
     trend: Markup
     safe_bar: Markup
     safe_words: str
+    safe_when: str
     harm_bar: Markup
     harm_words: str
     impressions: tuple[int, int]
@@ -133,7 +134,10 @@ def _tile(finding: Finding, verdict: Verdict, earlier: Sequence[tuple[int, Verdi
         safe_bar=charts.progress_bar(
             finding.log_e_safe, safe_at, kind="safe", words=f"evidence for safe: {safe_words}"
         ),
-        safe_words=safe_words if finding.gates else "",
+        safe_words=safe_words if finding.gates and finding.metric != CALIBRATION else "",
+        safe_when=f"the interval lies within ±{_unsigned(finding.safe_margin)}"
+        if finding.metric == CALIBRATION
+        else "",
         harm_bar=charts.progress_bar(finding.log_e_harm, harm_at, kind="harm", words=f"evidence of harm: {harm_words}"),
         harm_words=harm_words if math.isfinite(harm_at) else "",
         impressions=(finding.impressions_stable, finding.impressions_candidate),
@@ -152,16 +156,21 @@ def _segment_row(finding: Finding) -> SegmentRow:
         gates=finding.gates,
         effect=wording.percent(finding.effect, digits=_digits(finding)),
         interval=_interval(finding),
-        band=_band(finding, f"{name} on {finding.segment}"),
+        band=_band(finding, f"{name} on {finding.segment}", is_small=True),
         impressions=(finding.impressions_stable, finding.impressions_candidate),
         conversions=(finding.conversions_stable, finding.conversions_candidate),
         missing=finding.missing,
     )
 
 
-def _band(finding: Finding, name: str) -> Markup:
+def _band(finding: Finding, name: str, *, is_small: bool = False) -> Markup:
     return charts.interval_band(
-        effect=finding.effect, lower=finding.lower, upper=finding.upper, margins=margins_of(finding), name=name
+        effect=finding.effect,
+        lower=finding.lower,
+        upper=finding.upper,
+        margins=margins_of(finding),
+        name=name,
+        is_small=is_small,
     )
 
 
@@ -176,12 +185,16 @@ def _digits(finding: Finding) -> int:
     return 2 if finding.metric == ENTROPY else 1
 
 
+def _unsigned(margin: float | None) -> str:
+    return wording.NOTHING if margin is None else wording.percent(margin).lstrip("+")
+
+
 def _effect_means(metric: str) -> str:
     match metric:
         case "calibration":
             return "predicted against observed clicks"
         case "ne":
-            return "candidate − stable, same impressions"
+            return "on the same impressions"
         case _:
             return "candidate against stable"
 

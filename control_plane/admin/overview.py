@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 from control_plane.admin import charts, wording
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of
-from control_plane.domain.model_version import VersionId
-from control_plane.domain.rollout import Phase
+from control_plane.domain.model_version import Surface, VersionId
+from control_plane.domain.rollout import Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Rule
-from control_plane.registry import leases, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import history, leases, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry.history import Entry
 from control_plane.registry.model_versions import VersionRecord
 from control_plane.registry.quarantine import QuarantinedDigest
 from control_plane.registry.runtimes import Runtime
@@ -38,7 +39,10 @@ class Role:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurfaceCard:
-    """One row of the grid. `falls_back_to` is where the roll-back button leads, None if nowhere."""
+    """One row of the grid; chip and rollout are the active rollout's, or else the last one's.
+
+    `falls_back_to` is where the roll-back button leads, None if nowhere.
+    """
 
     surface: str
     generation: int
@@ -48,8 +52,17 @@ class SurfaceCard:
     chip: Chip | None
     sentence: str
     rollout_id: int | None
+    is_active: bool
     falls_back_to: VersionId | None
     acknowledged: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """The last rollout of a surface that has none now, and how it ended."""
+
+    rollout: Rollout
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +94,15 @@ def load_overview(
         rollout.surface: standing_of(session, rollout, now=now, live_since=live_since)
         for rollout in rollouts.list_rollouts(session, active_only=True)
     }
+    endings = {state.surface: _ending(session, state.surface) for state in states if state.surface not in standings}
     lease = leases.current(session, leases.SCHEDULER)
     allowed = timedelta.max if is_replay else timedelta(seconds=max(LATE_TICKS * tick_seconds, LATE_SECONDS))
     return Overview(
         banners=(*_scheduler_banners(lease, now, allowed), *_log_banners(list(standings.values()))),
-        cards=tuple(_card(state, standings.get(state.surface), records, live, now) for state in states),
+        cards=tuple(
+            _card(state, standings.get(state.surface), endings.get(state.surface), records, live, now)
+            for state in states
+        ),
         quarantined=tuple(rollouts.list_quarantined(session)),
         runtimes=tuple(live),
         generations={state.surface: state.generation for state in states},
@@ -97,10 +114,12 @@ def load_overview(
 def _card(
     state: SurfaceState,
     standing: Standing | None,
+    last: "Ending | None",
     records: Mapping[VersionId, VersionRecord],
     live: Sequence[Runtime],
     now: datetime,
 ) -> SurfaceCard:
+    rollout = standing.rollout if standing is not None else None if last is None else last.rollout
     following = sum(runtime.generations.get(state.surface) == state.generation for runtime in live)
     return SurfaceCard(
         surface=state.surface,
@@ -108,12 +127,31 @@ def _card(
         changed_at=state.changed_at,
         roles=_roles(state, records),
         traffic=charts.traffic_bar(state.candidate_bp),
-        chip=None if standing is None else wording.phase_chip(standing.rollout),
-        sentence=_sentence(state, standing, now),
-        rollout_id=None if standing is None else standing.rollout.rollout_id,
+        chip=None if rollout is None else wording.phase_chip(rollout),
+        sentence=_sentence(state, standing, last, now),
+        rollout_id=None if rollout is None else rollout.rollout_id,
+        is_active=standing is not None,
         falls_back_to=state.stable if standing is not None else state.last_proven,
-        acknowledged=f"{following} of {len(live)} runtimes serve generation {state.generation}",
+        acknowledged=f"generation {state.generation} on {following} of {len(live)} runtimes",
     )
+
+
+def _ending(session: Session, surface: Surface) -> Ending | None:
+    finished = rollouts.list_rollouts(session, surface=surface)
+    if not finished:
+        return None
+    last = max(finished, key=lambda rollout: rollout.rollout_id)
+    return Ending(rollout=last, words=ending_words(last, history.list_history(session, surface)))
+
+
+def ending_words(rollout: Rollout, changes: Sequence[Entry]) -> str:
+    """Who ended a finished rollout, and why, as they said; `changes` are the surface's, the latest first."""
+    end = next((change for change in changes if change.rollout_id == rollout.rollout_id), None)
+    what = "done, the candidate became stable" if rollout.phase is Phase.DONE else "rolled back"
+    if end is None:
+        return f"{what}."
+    reason = f": {end.reason.rstrip('.')}" if end.reason and rollout.phase is Phase.ROLLED_BACK else ""
+    return f"{what} by {end.by}{reason}."
 
 
 def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord]) -> tuple[Role, ...]:
@@ -140,12 +178,14 @@ def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord]) -> t
     )
 
 
-def _sentence(state: SurfaceState, standing: Standing | None, now: datetime) -> str:
+def _sentence(state: SurfaceState, standing: Standing | None, last: Ending | None, now: datetime) -> str:
     if state.stable is None:
         return "Nothing serves here yet: adopt a version as stable."
-    if standing is None or standing.waiting_for is None:
-        return "No rollout. All traffic is on stable."
-    return waiting_sentence(standing, now)
+    if standing is not None:
+        return waiting_sentence(standing, now)
+    if last is None:
+        return "No rollout yet. All traffic is on stable."
+    return f"All traffic is on stable. The last rollout ended {wording.ago(last.rollout.entered_at, now)}: {last.words}"
 
 
 def waiting_sentence(standing: Standing, now: datetime) -> str:

@@ -1,5 +1,6 @@
 """What one rollout's page shows."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
-from control_plane.admin.overview import waiting_sentence
+from control_plane.admin.overview import ending_words, waiting_sentence
 from control_plane.admin.timeline import TimelineStep, timeline
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of
@@ -35,6 +36,7 @@ class Evidence:
     at: datetime
     outcome: Chip
     rule: str
+    reason: str
     explanation: str
     tiles: tuple[Tile, ...]
     segments: tuple[SegmentRow, ...]
@@ -42,9 +44,9 @@ class Evidence:
     bins: tuple[BinRow, ...]
     rollback_bar: Markup
     rollback_words: str
+    sample_ratio_bar: Markup
     sample_ratio_words: str
     users: tuple[int, int]
-    window_start_ms: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,7 @@ class RolloutPage:
     generation: int
     chip: Chip
     sentence: str
+    seconds_here: float
     is_finished: bool
     steps: tuple[TimelineStep, ...]
     training_runs: dict[VersionId, str]
@@ -78,12 +81,13 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
         rollout=rollout,
         generation=standing.generation,
         chip=wording.phase_chip(rollout),
-        sentence=_finished_sentence(rollout, changes) if is_finished else waiting_sentence(standing, now),
+        sentence=_sentence(ending_words(rollout, changes)) + "." if is_finished else waiting_sentence(standing, now),
+        seconds_here=(now - rollout.entered_at).total_seconds(),
         is_finished=is_finished,
         steps=timeline(rollout),
         training_runs=_training_runs(session, rollout),
-        traffic=charts.traffic_bar(_share_now(rollout)),
-        stable_bp=FULL_TRAFFIC_BP - _share_now(rollout),
+        traffic=charts.traffic_bar(rollout.candidate_bp),
+        stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,
         acknowledged=_acknowledged(standing),
         live=tuple(runtimes.live(session, since=live_since)),
         commands=legal_commands(rollout, now),
@@ -99,12 +103,15 @@ def load_evidence(session: Session, stored: StoredVerdict, rollout: Rollout, ver
     verdict = stored.verdict
     earlier = [(look.verdict.as_of_ms, look.verdict) for look in reversed(verdicts)]
     plot, bins = metrics.reliability(unpack(evidence.inputs(session, stored.verdict_id)).moments)
+    split_at = math.log(rollout.plan.judge.sample_ratio_threshold)
+    split_words = f"log E {wording.number(verdict.log_e_sample_ratio)} of {wording.number(split_at)}"
     words = f"log E {wording.number(verdict.log_e_rollback)} of {wording.number(verdict.log_e_threshold)}"
     return Evidence(
         verdict_id=stored.verdict_id,
         at=stored.at,
         outcome=wording.OUTCOME_CHIPS[verdict.outcome],
         rule=wording.RULE_WORDS[verdict.rule],
+        reason=_sentence(verdict.reason),
         explanation=explain(verdict),
         tiles=metrics.tiles(verdict, earlier, rollout.plan),
         segments=metrics.segment_rows(verdict),
@@ -114,10 +121,16 @@ def load_evidence(session: Session, stored: StoredVerdict, rollout: Rollout, ver
             verdict.log_e_rollback, verdict.log_e_threshold, kind="harm", words=f"evidence for rolling back: {words}"
         ),
         rollback_words=words,
-        sample_ratio_words=f"log E {wording.number(verdict.log_e_sample_ratio)}",
+        sample_ratio_bar=charts.progress_bar(
+            verdict.log_e_sample_ratio, split_at, kind="harm", words=f"evidence of an uneven split: {split_words}"
+        ),
+        sample_ratio_words=split_words,
         users=(verdict.users_stable, verdict.users_candidate),
-        window_start_ms=verdict.window_start_ms,
     )
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:].rstrip(".")
 
 
 def legal_commands(rollout: Rollout, now: datetime) -> tuple[Command, ...]:
@@ -134,10 +147,6 @@ def _changes(rollout: Rollout, command: Command, now: datetime) -> bool:
         return False
 
 
-def _share_now(rollout: Rollout) -> int:
-    return rollout.candidate_bp
-
-
 def _acknowledged(standing: Standing) -> str:
     if standing.live_runtimes == 0:
         return "no runtime has reported lately"
@@ -149,13 +158,3 @@ def _training_runs(session: Session, rollout: Rollout) -> dict[VersionId, str]:
         version_id: model_versions.get(session, version_id).manifest.training_run
         for version_id in (rollout.stable, rollout.candidate)
     }
-
-
-def _finished_sentence(rollout: Rollout, changes: list[Entry]) -> str:
-    """Why it ended, as the one who ended it said."""
-    last = changes[0] if changes else None
-    what = "Rolled back" if rollout.phase == "rolled_back" else "Done: the candidate is stable now"
-    if last is None:
-        return f"{what}."
-    reason = f": {last.reason.rstrip('.')}" if last.reason and rollout.phase == "rolled_back" else ""
-    return f"{what} by {last.by}{reason}."

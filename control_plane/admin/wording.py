@@ -14,7 +14,7 @@ METRIC_NAMES = {
     "ctr": "Click rate",
     "good_click_rate": "Good-click rate",
     "hide_rate": "Hide rate",
-    "revenue_per_impression": "Revenue per impression",
+    "revenue_per_impression": "Revenue / impression",
     "calibration": "Calibration",
     "ne": "Normalised entropy",
 }

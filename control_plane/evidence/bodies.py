@@ -44,7 +44,7 @@ def read_arrow_stream(body: bytes, kind: EventKind) -> Body:
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: names that are no UTF-8
         raise InvalidField("body", f"is no whole Arrow IPC stream: {str(error).splitlines()[0]}") from error
     return Body(parts={kind: Part(table=conform(table, kind))})
 

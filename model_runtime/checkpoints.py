@@ -34,6 +34,7 @@ from model_runtime.networks.engagement import (
 from model_runtime.networks.features import FeatureSpec, FloatArray, RowBatch, check_batch
 
 CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
+CPU_PASS_USERS = 512  # the same for users, whose histories take more room
 INPUT_PREFIX, SCORE_PREFIX = "input.", "score."  # of the tensors in a golden file
 
 
@@ -69,11 +70,12 @@ class LoadedVersion:
         return dict(zip(TASKS, probability_TN, strict=True))
 
     def _logits(self, rows: RowTensors) -> Tensor:
-        num_rows = len(rows.user_index_N)
-        step = CPU_PASS_ROWS if self.device == "cpu" else num_rows
-        user_UY = self.trunk.encode_users(rows)
-        parts = [rows.rows(slice(start, start + step)) for start in range(0, num_rows, step)]
-        return torch.cat([self.head(self.trunk.read_rows(user_UY, part)) for part in parts])
+        all_rows, all_users = len(rows.user_index_N), len(rows.history_UL)
+        row_step, user_step = (CPU_PASS_ROWS, CPU_PASS_USERS) if self.device == "cpu" else (all_rows, all_users)
+        user_parts = [rows.users(part) for part in _slices(all_users, user_step)]
+        user_UY = torch.cat([self.trunk.encode_users(part) for part in user_parts])
+        row_parts = [rows.rows(part) for part in _slices(all_rows, row_step)]
+        return torch.cat([self.head(self.trunk.read_rows(user_UY, part)) for part in row_parts])
 
 
 def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.Module] | None = None) -> LoadedVersion:
@@ -166,6 +168,10 @@ def golden_batch(tensors: Mapping[str, Tensor], path: Path) -> RowBatch:
     if missing:
         raise UnsafeArtifact(str(path), f"lacks the tensor {INPUT_PREFIX + missing[0]!r}")
     return RowBatch(**{name: tensors[INPUT_PREFIX + name].numpy() for name in RowBatch.__slots__})
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, size, step)]
 
 
 def _verified(path: Path, manifest: Manifest) -> bytes:

@@ -25,8 +25,7 @@ class FusedEmbedding(nn.Module):
 
     def __init__(self, cardinalities: tuple[int, ...], config: EmbeddingConfig) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.empty(sum(cardinalities), config.width))
-        nn.init.normal_(self.table, std=INITIAL_SPREAD)
+        self.table = nn.Parameter(INITIAL_SPREAD * torch.randn(sum(cardinalities), config.width))
         starts = list(accumulate(cardinalities, initial=0))[:-1]
         self.register_buffer("offsets", torch.tensor(starts), persistent=False)
 

@@ -64,6 +64,14 @@ class RowTensors(NamedTuple):
             candidate_dense_ND=self.candidate_dense_ND[part],
         )
 
+    def users(self, part: slice) -> "RowTensors":
+        """Some of the users, for what depends on users alone: the rows still point at all of them."""
+        return self._replace(
+            user_categorical_UC=self.user_categorical_UC[part],
+            user_dense_UD=self.user_dense_UD[part],
+            history_UL=self.history_UL[part],
+        )
+
 
 class Shared(NamedTuple):
     """What the trunk knows of each row, for any surface's head to read."""
@@ -132,8 +140,7 @@ class SurfaceHead(nn.Module):
         self.config = config
         self.gates = Gates(crossed_width, len(TASKS), experts)
         self.tower = nn.Linear(experts.width, config.tower_width)
-        self.weight_TG = nn.Parameter(torch.empty(len(TASKS), config.tower_width))
-        nn.init.normal_(self.weight_TG, std=INITIAL_SPREAD)
+        self.weight_TG = nn.Parameter(INITIAL_SPREAD * torch.randn(len(TASKS), config.tower_width))
         self.bias_T = nn.Parameter(torch.zeros(len(TASKS)))
 
     def forward(self, shared: Shared) -> Tensor:

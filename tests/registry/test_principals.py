@@ -1,0 +1,27 @@
+import pytest
+
+from control_plane.domain.errors import Unauthenticated
+from control_plane.registry.principals import authenticate
+
+TOKENS = "ada=s3cret, grace=hopper=1"
+
+
+@pytest.mark.parametrize(("bearer", "name"), [("s3cret", "ada"), ("hopper=1", "grace")])
+def test_a_token_gives_its_owners_name(bearer: str, name: str) -> None:
+    assert authenticate(TOKENS, bearer) == name
+
+
+@pytest.mark.parametrize("bearer", ["", "ada", "s3cre", "s3cret ", "geheimnisträger"])
+def test_other_tokens_are_refused(bearer: str) -> None:
+    with pytest.raises(Unauthenticated):
+        authenticate(TOKENS, bearer)
+
+
+def test_without_tokens_anyone_is_let_in() -> None:
+    assert authenticate("", "whatever") == "anonymous"
+
+
+@pytest.mark.parametrize("setting", ["s3cret", "=s3cret", "ada="])
+def test_a_setting_that_would_lock_everyone_out_or_in_is_refused(setting: str) -> None:
+    with pytest.raises(ValueError, match="name=token"):
+        authenticate(setting, "")

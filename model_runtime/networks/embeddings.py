@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-INITIAL_SPREAD = 0.05  # standard deviation: small, so that an untrained category hardly moves a score
+INITIAL_BOUND = 0.1  # small, so that an untrained category hardly moves a score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,8 @@ class FusedEmbedding(nn.Module):
 
     def __init__(self, cardinalities: tuple[int, ...], config: EmbeddingConfig) -> None:
         super().__init__()
-        self.table = nn.Parameter(INITIAL_SPREAD * torch.randn(sum(cardinalities), config.width))
+        self.table = nn.Parameter(torch.empty(sum(cardinalities), config.width))
+        nn.init.uniform_(self.table, -INITIAL_BOUND, INITIAL_BOUND)  # a normal imports a compiler on meta tensors
         starts = list(accumulate(cardinalities, initial=0))[:-1]
         self.register_buffer("offsets", torch.tensor(starts), persistent=False)
 

@@ -26,7 +26,7 @@ from model_runtime.networks.sequence import SequenceConfig, UserSequence
 
 TASKS = ("click", "good_click", "hide")
 CLICK = TASKS.index("click")  # the task whose logit is calibrated
-INITIAL_SPREAD = 0.02  # of head weights: small, so that training starts near the base rates of its biases
+INITIAL_BOUND = 0.03  # of head weights: small, so that training starts near the base rates of its biases
 MAX_SIZE = 1 << 16  # no width, rank or count of a config goes beyond it: a typing error, or an attack
 
 
@@ -140,7 +140,8 @@ class SurfaceHead(nn.Module):
         self.config = config
         self.gates = Gates(crossed_width, len(TASKS), experts)
         self.tower = nn.Linear(experts.width, config.tower_width)
-        self.weight_TG = nn.Parameter(INITIAL_SPREAD * torch.randn(len(TASKS), config.tower_width))
+        self.weight_TG = nn.Parameter(torch.empty(len(TASKS), config.tower_width))
+        nn.init.uniform_(self.weight_TG, -INITIAL_BOUND, INITIAL_BOUND)
         self.bias_T = nn.Parameter(torch.zeros(len(TASKS)))
 
     def forward(self, shared: Shared) -> Tensor:

@@ -81,6 +81,15 @@ def is_shadow_stale(look: Look) -> bool:
     return newest is not None and _is_old(look, max(newest, look.stage.entered_at_ms))
 
 
+def stage_impressions(look: Look) -> int:
+    """Matured impressions that the candidate served under the present weight."""
+    return _in_stage(look, Measure.MATURED_CLICK)
+
+
+def stage_clicks(look: Look) -> int:
+    return _in_stage(look, Measure.CLICK)
+
+
 def _is_old(look: Look, at_ms: int) -> bool:
     return look.moments.as_of_ms - at_ms > look.plan.judge.stale_intervals * look.plan.check_seconds * 1_000
 
@@ -95,6 +104,5 @@ def _calibration_stop(stops: HardStops, predicted: float, observed: float) -> It
         yield HardStop(culprit="calibration/*", reason=reason + limits)
 
 
-def stage_impressions(look: Look) -> int:
-    """Matured impressions that the candidate served under the present weight."""
-    return int(look.moments.sums_GSAKM[0, look.in_present_stage, Arm.CANDIDATE, :, Measure.MATURED_CLICK].sum())
+def _in_stage(look: Look, measure: Measure) -> int:
+    return int(look.moments.sums_GSAKM[0, look.in_present_stage, Arm.CANDIDATE, :, measure].sum())

@@ -21,6 +21,7 @@ from control_plane.guardrails.health import (
     served_calibration_stop,
     serving_stops,
     shadow_calibration_stop,
+    stage_clicks,
     stage_impressions,
 )
 from control_plane.guardrails.look import Look
@@ -132,7 +133,7 @@ def _in_watch(look: Look, health: Health) -> Verdict:
         or _harm(look, findings)
         or _broken_counts(health)
         or _stale(look)
-        or _no_stage_traffic(look)
+        or _nothing_watched(look)
         or _Ruling.advance("no harm seen at full traffic")
     )
     return _verdict(look, findings, ruling)
@@ -285,6 +286,17 @@ def _no_stage_traffic(look: Look) -> _Ruling | None:
         return None
     weight = percent(look.stage.share_bp / 10_000, signed=False)
     return _Ruling.hold(Rule.INSUFFICIENT, f"no matured impression of the candidate yet under its weight of {weight}")
+
+
+def _nothing_watched(look: Look) -> _Ruling | None:
+    """A watch that saw next to nothing has not watched."""
+    clicks, wanted = stage_clicks(look), look.plan.judge.min_conversions
+    if clicks >= wanted:
+        return None
+    seconds = look.seconds_until_count(clicks, clicks, wanted)
+    return _Ruling.hold(
+        Rule.INSUFFICIENT, f"{clicks} of {wanted} matured clicks of the candidate at full traffic", seconds=seconds
+    )
 
 
 def _not_shown_safe(look: Look, findings: Sequence[Finding]) -> _Ruling | None:

@@ -2,14 +2,16 @@
 
 Routes open their sessions themselves (`with sessions.writing() as session`): a session that a dependency
 opened would be held while the request waits for a worker thread, and forty waiting writers would lock each
-other out.
+other out. What is asked for here is `async` so that it costs no thread.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Header, Path, Query, Request
 
 from control_plane.api.instruments import Instruments
@@ -23,13 +25,22 @@ from control_plane.settings import Settings as DeploymentSettings
 
 OPERATOR_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .@_+-]{0,99}")
 ANONYMOUS = "anonymous"
+HEARTBEAT_THREADS = 1  # they write one after another anyway
+EVENT_THREADS = 2  # each holds a batch of up to 64 MB several times over
 MAX_ID = 2**31 - 1  # what the registry's integer columns hold
 GENERATION_TAG = re.compile(r'(?:W/)?"(\d{1,9})"')
 
 
+def _lane(threads: int) -> Callable[[], CapacityLimiter]:
+    return lambda: CapacityLimiter(threads)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """What `create_app` built and routes use; kept on `app.state.parts`."""
+    """What `create_app` built and routes use; kept on `app.state.parts`.
+
+    What comes in masses has lanes of its own, so that a roll back never queues behind it.
+    """
 
     settings: DeploymentSettings
     clock: Clock
@@ -37,6 +48,8 @@ class Parts:
     event_log: EventLog
     split_feed: SplitFeed
     instruments: Instruments
+    heartbeat_lane: CapacityLimiter = field(default_factory=_lane(HEARTBEAT_THREADS))
+    event_lane: CapacityLimiter = field(default_factory=_lane(EVENT_THREADS))
 
 
 def parts_of(request: Request) -> Parts:
@@ -44,35 +57,31 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
-def _settings(request: Request) -> DeploymentSettings:
+async def _settings(request: Request) -> DeploymentSettings:
     return parts_of(request).settings
 
 
-def _sessions(request: Request) -> RegistrySessions:
+async def _sessions(request: Request) -> RegistrySessions:
     return parts_of(request).sessions
 
 
-def _event_log(request: Request) -> EventLog:
-    return parts_of(request).event_log
-
-
-def _split_feed(request: Request) -> SplitFeed:
+async def _split_feed(request: Request) -> SplitFeed:
     return parts_of(request).split_feed
 
 
-def _now(request: Request) -> datetime:
+async def _now(request: Request) -> datetime:
     return parts_of(request).clock()
 
 
-def _wall_now() -> datetime:
+async def _wall_now() -> datetime:
     return system_clock()
 
 
-def _live_since(request: Request) -> datetime:
+async def _live_since(request: Request) -> datetime:
     return system_clock() - timedelta(seconds=parts_of(request).settings.runtime_silent_seconds)
 
 
-def _operator(
+async def _operator(
     request: Request,
     authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
     x_surefoot_operator: Annotated[str | None, Header(description="who is acting, where no tokens are set")] = None,
@@ -88,7 +97,7 @@ def _operator(
     return name
 
 
-def _matched_generation(
+async def _matched_generation(
     if_match: Annotated[str | None, Header(description='the generation last seen, as `"12"`')] = None,
 ) -> int | None:
     if if_match is None or if_match.strip() == "*":
@@ -112,7 +121,6 @@ def generation_tag(generation: int) -> str:
 
 Settings = Annotated[DeploymentSettings, Depends(_settings)]
 Sessions = Annotated[RegistrySessions, Depends(_sessions)]
-Log = Annotated[EventLog, Depends(_event_log)]
 Feed = Annotated[SplitFeed, Depends(_split_feed)]
 Now = Annotated[datetime, Depends(_now)]  # of the clock: event time in a replay
 WallNow = Annotated[datetime, Depends(_wall_now)]

@@ -3,18 +3,16 @@
 from enum import StrEnum
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, HTTPException, Query, Request, status
-from fastapi.concurrency import run_in_threadpool
 
-from control_plane.api.deps import Log, Now, Operator, Sessions, parts_of
+from control_plane.api.deps import Now, Operator, Parts, parts_of
 from control_plane.api.errors import documented_write
 from control_plane.api.schemas import ReceiptOut
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
 from control_plane.evidence.collect import Receipt, collect
-from control_plane.evidence.event_log import EventLog
 from control_plane.registry import model_versions, surfaces
-from control_plane.registry.session import Sessions as RegistrySessions
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
@@ -41,8 +39,6 @@ BODY = {
 )
 async def report_events(
     request: Request,
-    sessions: Sessions,
-    log: Log,
     operator: Operator,
     now: Now,
     kind: Annotated[EventKind | None, Query(description="of an Arrow stream; NDJSON rows carry their own")] = None,
@@ -58,8 +54,10 @@ async def report_events(
         raise InvalidField("kind", f"an Arrow stream needs one of {', '.join(EventKind)}")
     body = await request.body()
     arrow_kind = kind if event_format is EventFormat.ARROW else None
-    receipt = await run_in_threadpool(_collect, sessions, log, body, arrow_kind, round(now.timestamp() * 1_000))
-    counted = parts_of(request).instruments.events
+    parts = parts_of(request)
+    now_ms = round(now.timestamp() * 1_000)
+    receipt = await to_thread.run_sync(_collect, parts, body, arrow_kind, now_ms, limiter=parts.event_lane)
+    counted = parts.instruments.events
     counted.labels("accepted").inc(receipt.accepted)
     counted.labels("refused").inc(receipt.refused)
     return ReceiptOut.model_validate(receipt)
@@ -73,9 +71,9 @@ def _format_of(content_type: str) -> EventFormat:
     return EventFormat(media_type)
 
 
-def _collect(sessions: RegistrySessions, log: EventLog, body: bytes, kind: EventKind | None, now_ms: int) -> Receipt:
+def _collect(parts: Parts, body: bytes, kind: EventKind | None, now_ms: int) -> Receipt:
     """Off the event loop: a large batch takes a second."""
-    with sessions.reading() as session:
+    with parts.sessions.reading() as session:
         view_types = {str(state.surface): state.view_types for state in surfaces.list_surfaces(session)}
         known = model_versions.known_version_ids(session)
-    return collect(log, body, kind, now_ms=now_ms, surfaces=view_types, known_versions=known)
+    return collect(parts.event_log, body, kind, now_ms=now_ms, surfaces=view_types, known_versions=known)

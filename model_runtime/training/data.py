@@ -78,6 +78,19 @@ class Examples:
         return context_M
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """One surface's rows, in the order of time."""
+
+    training: IntArray
+    calibration: IntArray
+    evaluation: IntArray
+
+    @property
+    def held_out(self) -> IntArray:
+        return np.concatenate([self.calibration, self.evaluation])
+
+
 def read_examples(folder: Path, *, before_ms: int | None = None) -> Examples:
     """Read and check a data set, or only what was served before a time.
 
@@ -117,6 +130,18 @@ def examples_of(spec: FeatureSpec, table: pa.Table) -> Examples:
         rows=check_batch(spec, widest, rows),
         label_NT=np.stack([_labels(table, task) for task in TASKS], axis=1),
     )
+
+
+def split_by_time(examples: Examples, surface: Surface, held_out: float) -> Parts:
+    row_M = examples.rows_of(surface)
+    ordered_M = row_M[np.argsort(examples.served_at_ms_N[row_M], kind="stable")]
+    num_held_out = round(len(ordered_M) * held_out)
+    if num_held_out < 2 or num_held_out >= len(ordered_M):
+        raise InvalidField(str(surface), f"has {len(ordered_M)} rows, too few to train, calibrate and evaluate on")
+    training, calibration, evaluation = np.split(
+        ordered_M, [len(ordered_M) - num_held_out, len(ordered_M) - num_held_out // 2]
+    )
+    return Parts(training=training, calibration=calibration, evaluation=evaluation)
 
 
 def _read_json(path: Path) -> object:

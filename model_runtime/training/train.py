@@ -23,16 +23,15 @@ from model_runtime.networks.engagement import (
     TrunkConfig,
     mixed_to_tensors,
 )
-from model_runtime.networks.features import FloatArray, IntArray, RowBatch
+from model_runtime.networks.features import IntArray, RowBatch
 from model_runtime.training.calibrate import fit_calibrator
-from model_runtime.training.data import Examples
-from model_runtime.training.evaluate import Quality, quality
+from model_runtime.training.data import Examples, Parts, split_by_time
+from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
 from model_runtime.training.joint import JointCheckpoint
 
 TASK_WEIGHT = {"click": 1.0, "good_click": 0.5, "hide": 0.5}  # the click is what ranks; the others regularise
 UNLABELLED_RATE = 0.01  # what a task answers that has no label on a surface: rare, and the same for all
 GOLDEN_ROWS = 64  # rows of a golden check: a few per view type, and it stays a file of kilobytes
-SCORING_ROWS = 16_384  # rows of a held-out part scored at once: bounds memory
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 
@@ -66,19 +65,6 @@ class TrainConfig:
             raise InvalidField("learning_rate", f"must be above 0, not {self.learning_rate}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """One surface's rows, in the order of time."""
-
-    training: IntArray
-    calibration: IntArray
-    evaluation: IntArray
-
-    @property
-    def held_out(self) -> IntArray:
-        return np.concatenate([self.calibration, self.evaluation])
-
-
 def train(examples: Examples, config: TrainConfig, *, progress: Progress | None = None) -> JointCheckpoint:
     """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine.
 
@@ -100,20 +86,12 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
         calibrators={surface: _calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
         golden={surface: _golden_rows(examples, parts[surface]) for surface in parts},
         training_run=f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}",
-        metrics={"config": asdict(config), "held_out": held_out_table(network, measured, examples, parts)},
+        metrics={
+            "config": asdict(config),
+            "held_out": held_out_table(network, measured, examples, parts),
+            "experts": {surface: expert_shares(network, examples, surface, parts[surface]) for surface in parts},
+        },
     )
-
-
-def split_by_time(examples: Examples, surface: Surface, held_out: float) -> Parts:
-    row_M = examples.rows_of(surface)
-    ordered_M = row_M[np.argsort(examples.served_at_ms_N[row_M], kind="stable")]
-    num_held_out = round(len(ordered_M) * held_out)
-    if num_held_out < 2 or num_held_out >= len(ordered_M):
-        raise InvalidField(str(surface), f"has {len(ordered_M)} rows, too few to train, calibrate and evaluate on")
-    training, calibration, evaluation = np.split(
-        ordered_M, [len(ordered_M) - num_held_out, len(ordered_M) - num_held_out // 2]
-    )
-    return Parts(training=training, calibration=calibration, evaluation=evaluation)
 
 
 def mixed_batches(
@@ -133,41 +111,6 @@ def masked_loss(logit_NT: Tensor, label_NT: Tensor) -> Tensor:
     loss_NT = functional.binary_cross_entropy_with_logits(logit_NT, label_NT.nan_to_num(0.0), reduction="none")
     mean_T = (loss_NT * is_known_NT).sum(0) / is_known_NT.sum(0).clamp(min=1)
     return (mean_T * mean_T.new_tensor([TASK_WEIGHT[task] for task in TASKS])).sum()
-
-
-def click_logits(
-    network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray
-) -> tuple[FloatArray, IntArray]:
-    """Uncalibrated click logits of one surface's rows, and their view types."""
-    with torch.inference_mode():
-        logits = [
-            network(surface, examples.batch(row_M[start : start + SCORING_ROWS]))[:, CLICK]
-            for start in range(0, len(row_M), SCORING_ROWS)
-        ]
-    return torch.cat(logits).numpy(), examples.rows.view_type_N[row_M]
-
-
-def held_out_table(
-    network: EngagementNetwork,
-    calibrators: Mapping[Surface, Calibrator],
-    examples: Examples,
-    parts: Mapping[Surface, Parts],
-) -> dict[str, dict[str, dict[str, object]]]:
-    """Quality by surface and view type ("all" for the surface), on rows that nothing was fitted on."""
-    table: dict[str, dict[str, dict[str, object]]] = {}
-    for surface, calibrator in calibrators.items():
-        row_M = parts[surface].evaluation
-        logit_M, view_type_M = click_logits(network, examples, surface, row_M)
-        with torch.inference_mode():
-            calibrated_M = calibrator(torch.from_numpy(logit_M), torch.from_numpy(view_type_M))
-            probability_M = calibrated_M.double().sigmoid().numpy()
-        click_M = examples.label_NT[row_M, CLICK] > 0
-        groups: dict[str, Quality] = {"all": quality(click_M, probability_M)}
-        for index, name in enumerate(examples.spec.view_types[surface]):
-            is_member_M = view_type_M == index
-            groups[name] = quality(click_M[is_member_M], probability_M[is_member_M])
-        table[surface] = {name: group.to_json() for name, group in groups.items()}
-    return table
 
 
 def _start_at_base_rates(network: EngagementNetwork, examples: Examples, parts: Mapping[Surface, Parts]) -> None:

@@ -9,9 +9,9 @@ import torch
 from control_plane.domain.errors import InvalidField, UnknownName
 from control_plane.domain.model_version import Surface
 from model_runtime.checkpoints import tensors_of
-from model_runtime.training.evaluate import quality
+from model_runtime.training.evaluate import click_logits, quality
 from model_runtime.training.faults import CalibratorFault, TrunkFault, parse_fault, with_fault
-from model_runtime.training.train import click_logits, train
+from model_runtime.training.train import train
 from tests.networks.builders import HOME_FEED, SEARCH
 from tests.training.builders import a_config, a_joint_checkpoint, some_examples
 

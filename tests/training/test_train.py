@@ -7,8 +7,9 @@ import torch
 from control_plane.domain.errors import InvalidField
 from model_runtime.checkpoints import tensors_of
 from model_runtime.networks.engagement import TASKS
-from model_runtime.training.data import examples_of
-from model_runtime.training.train import click_logits, masked_loss, mixed_batches, split_by_time, train
+from model_runtime.training.data import examples_of, split_by_time
+from model_runtime.training.evaluate import click_logits
+from model_runtime.training.train import masked_loss, mixed_batches, train
 from tests.networks.builders import HOME_FEED, SEARCH, a_spec
 from tests.training.builders import a_config, impressions, some_examples
 
@@ -38,6 +39,15 @@ def test_training_learns_which_items_are_clicked() -> None:
         assert held_out[surface]["all"]["auc"] > 0.65
         assert held_out[surface]["all"]["normalised_entropy"] < 0.95
         assert 0.8 < held_out[surface]["all"]["calibration"] < 1.25
+
+
+def test_a_checkpoint_says_how_its_gates_share_the_experts() -> None:
+    experts = train(some_examples(), a_config(steps=2)).metrics["experts"]
+
+    assert isinstance(experts, dict)
+    for surface in (HOME_FEED, SEARCH):
+        assert experts[surface].keys() == set(TASKS)
+        assert all(sum(shares) == pytest.approx(1.0) for shares in experts[surface].values())
 
 
 def test_progress_is_told_each_step() -> None:

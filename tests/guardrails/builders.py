@@ -27,7 +27,7 @@ from tests.builders import CANDIDATE, HOME_FEED, STABLE, a_plan
 IntArray = NDArray[np.int64]
 
 DAY_MS = 86_400_000
-FIRST_DAY = 20_003  # a Tuesday
+FIRST_DAY = 20_003  # a Monday
 START_MS = FIRST_DAY * DAY_MS
 VIEW_TYPES = ("grid", "closeup")
 

@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import numpy as np
+
+from control_plane.domain.moments import Moments
+from control_plane.domain.rollout import Phase
+from control_plane.guardrails.explain import explain
+from control_plane.guardrails.judge import judge
+from control_plane.guardrails.wording import about
+from tests.guardrails.builders import a_health, a_judged_plan, a_stage, empty_moments, shadow_moments, simulated_moments
+
+
+def explained(moments: Moments, phase: Phase = Phase.RAMPING) -> str:
+    return explain(judge(a_judged_plan(), a_stage(phase), moments, a_health()))
+
+
+def test_a_rollback_says_what_was_compared_and_what_is_to_blame() -> None:
+    text = explained(simulated_moments(np.random.default_rng(1), impressions=600_000, effect=-0.15))
+
+    assert text.startswith("ROLL BACK (rule: harm): CTR on home_feed is ")
+    assert "ramping, step 2, candidate at 25.0 %, generation 1" in text
+    assert "served from 2024-10-07 00:00:00 UTC to 2024-10-08 00:00:00 UTC" in text
+    assert "culprits: ctr/*" in text
+    assert "(blamed: model)" in text
+    assert "acts at (e 20)" in text
+
+
+def test_a_hold_says_what_is_missing_and_for_about_how_long() -> None:
+    text = explained(simulated_moments(np.random.default_rng(1), impressions=4_000))
+
+    assert "missing: " in text
+    assert "of 100 matured clicks on candidate, about " in text
+    assert "waiting:  about " in text
+
+
+def test_a_shadow_is_explained_by_entropy_and_drift() -> None:
+    text = explained(shadow_moments(np.random.default_rng(1), noise=0.02), Phase.SHADOW)
+
+    assert text.startswith("may advance (rule: shown_safe): normalised entropy on home_feed differs by ")
+    assert "drift:    PSI of the scores 0.0" in text
+
+
+def test_nothing_at_all_is_explained_too() -> None:
+    text = explained(replace(empty_moments(), newest_event_ms=None), Phase.WARMING)
+
+    assert text.startswith("hold (rule: insufficient): warming: nothing to judge")
+    assert "for how long is not known" in text
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    assert [about(seconds) for seconds in (0.2, 45, 600, 7_200, 40_000, 400_000, 4e7)] == [
+        "1 seconds",
+        "45 seconds",
+        "10 minutes",
+        "2.0 hours",
+        "11 hours",
+        "4.6 days",
+        "463 days",
+    ]

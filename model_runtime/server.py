@@ -1,6 +1,7 @@
 """The runtime's HTTP door: Open Inference Protocol V2, a flush for replays, and metrics."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -162,10 +163,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
-        print(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; --port chooses another",
-            file=sys.stderr,
-        )
+        # `socket` repeats the address in its own wording; a host that is not found has no errno above 0.
+        problem = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        print(f"cannot listen on {settings.host}:{settings.port}: {problem}; --port chooses another", file=sys.stderr)
         return 2
     with listener:
         serve(settings, listener)

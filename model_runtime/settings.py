@@ -2,10 +2,15 @@
 
 import argparse
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+RUNTIME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # what the control plane takes
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +43,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     """Flags win over the environment, the environment over the defaults; a bad flag exits with code 2."""
     arguments = _parser(environ).parse_args(argv)
     return RuntimeSettings(
-        control_plane=arguments.control_plane.rstrip("/"),
+        control_plane=arguments.control_plane,
         host=arguments.host,
         port=arguments.port,
         data_dir=arguments.data_dir,
@@ -61,16 +66,41 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     def default(name: str, otherwise: str) -> str:
         return environ.get(f"SUREFOOT_{name}", otherwise)
 
-    parser.add_argument("--control-plane", metavar="URL", default=default("CONTROL_PLANE", known.control_plane))
+    parser.add_argument(
+        "--control-plane", type=_url, metavar="URL", default=default("CONTROL_PLANE", known.control_plane)
+    )
     parser.add_argument("--host", default=default("RUNTIME_HOST", known.host))
     parser.add_argument(
         "--port", type=_port, default=default("RUNTIME_PORT", str(known.port)), help="0 takes a free one"
     )
     parser.add_argument("--data-dir", type=Path, default=default("DATA_DIR", str(known.data_dir)))
-    parser.add_argument("--runtime-id", default=default("RUNTIME_ID", socket.gethostname()))
-    parser.add_argument("--device", default=default("DEVICE", known.device), help="cpu or cuda")
+    parser.add_argument("--runtime-id", type=_name, default=default("RUNTIME_ID", socket.gethostname()))
+    parser.add_argument("--device", type=_device, default=default("DEVICE", known.device), help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
     return parser
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    try:
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise argparse.ArgumentTypeError(f"must be http(s)://host:port, not {text!r}")
+    return text.rstrip("/")
+
+
+def _name(text: str) -> str:
+    if not RUNTIME_ID.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be letters, digits and '._:-', 128 at most, not {text!r}")
+    return text
+
+
+def _device(text: str) -> str:
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, not {text!r}")
+    return text
 
 
 def _port(text: str) -> int:

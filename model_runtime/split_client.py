@@ -201,10 +201,10 @@ class SplitClient:
         self._stop.set()
         self._wake.set()
         while any(thread.is_alive() for thread in self._threads):
-            self._stream_link.close()
-            self._poll_link.close()
+            self._close_links()
             for thread in self._threads:
                 thread.join(0.2)
+        self._close_links()
 
     def poll(self) -> None:
         """Ask once.
@@ -225,6 +225,10 @@ class SplitClient:
         if self._table.offer(snapshot, asked_at=asked_at):
             self._on_change()
             write_last_known_good(self._path, self._table.snapshot())
+
+    def _close_links(self) -> None:
+        self._stream_link.close()
+        self._poll_link.close()
 
     def _poll_on(self) -> None:
         backoff = Backoff(longest_seconds=max(self._poll_seconds, 5.0))

@@ -97,7 +97,7 @@ def _poisoned(joint: JointCheckpoint) -> JointCheckpoint:
 
 
 def _recalibrated(joint: JointCheckpoint) -> JointCheckpoint:
-    joint.calibrators[HOME_FEED].intercept_V += 0.1
+    joint.calibrators[HOME_FEED].intercept_V.add_(0.1)
     return joint
 
 

@@ -37,10 +37,16 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
 @pytest.fixture
 def control_plane(tmp_path: Path) -> Iterator[str]:
     """The real API over an empty registry, without a scheduler; its URL."""
-    settings = Settings(data_dir=tmp_path / "control", runs_scheduler=False)
+    with running_control_plane(tmp_path / "control") as url:
+        yield url
+
+
+@contextmanager
+def running_control_plane(data_dir: Path, *, port: int = 0) -> Iterator[str]:
+    settings = Settings(data_dir=data_dir, runs_scheduler=False)
     settings.data_dir.mkdir()
     config = uvicorn.Config(create_app(settings, system_clock), log_level="warning", timeout_graceful_shutdown=1)
-    with listening(uvicorn.Server(config)) as url:
+    with listening(uvicorn.Server(config), port=port) as url:
         yield url
 
 
@@ -69,8 +75,8 @@ def a_setting(control_plane: str, data_dir: Path, **overrides: object) -> Runtim
 
 
 @contextmanager
-def listening(server: uvicorn.Server) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def listening(server: uvicorn.Server, *, port: int = 0) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -79,6 +85,11 @@ def listening(server: uvicorn.Server) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def eventually(holds: Callable[[], object], *, seconds: float = 20.0) -> None:

@@ -8,7 +8,7 @@ import pytest
 from control_plane.domain.errors import InvalidField
 from model_runtime.protocol import HEADER_LENGTH, InferRequest, decode_request, encode_response
 
-FLAT = {"name": "x", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]}
+FLAT: dict[str, object] = {"name": "x", "shape": [2, 2], "datatype": "INT64", "data": [1, 2, 3, 4]}
 
 
 def encode(*inputs: dict[str, object], **fields: object) -> bytes:

@@ -1,0 +1,76 @@
+"""`python -m model_runtime` as a process of its own."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.model_runtime.conftest import NOWHERE, eventually, free_port
+
+
+def arguments(*rest: str) -> list[str]:
+    return [sys.executable, "-m", "model_runtime", *rest]
+
+
+def is_live(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v2/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_signal_ends_it_in_good_order(tmp_path: Path) -> None:
+    port = free_port()
+    command = arguments("serve", "--control-plane", NOWHERE, "--port", str(port), "--data-dir", str(tmp_path))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            eventually(lambda: is_live(port), seconds=60.0)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        ended = subprocess.run(
+            arguments("serve", "--port", str(port), "--data-dir", str(tmp_path)), capture_output=True, text=True
+        )
+
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; --port chooses another"
+    ]
+
+
+def test_an_option_that_makes_no_sense_is_told() -> None:
+    ended = subprocess.run(arguments("serve", "--control-plane", "nonsense"), capture_output=True, text=True)
+
+    assert ended.returncode == 2
+    assert "--control-plane" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("given", "code"), [((), 2), (("dance",), 2), (("--help",), 0)])
+def test_without_a_known_command_usage_is_shown(given: tuple[str, ...], code: int) -> None:
+    ended = subprocess.run(arguments(*given), capture_output=True, text=True)
+
+    assert ended.returncode == code
+    assert "serve|open-bandit|train|export" in ended.stdout + ended.stderr
+
+
+def test_serving_loads_nothing_of_training_or_of_the_control_plane() -> None:
+    code = "import sys, model_runtime.server; print('\\n'.join(sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    foreign = ("model_runtime.training", "control_plane.registry", "duckdb", "sqlalchemy", "fastapi", "pydantic")
+    assert [name for name in loaded if name.startswith(foreign)] == []

@@ -1,0 +1,371 @@
+"""The door over HTTP, in front of a real control plane."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from control_plane.domain.split import Arm
+from model_runtime.checkpoints import load_version
+from model_runtime.engine import BATCH_FIELDS, Engine
+from model_runtime.networks.features import RowBatch
+from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, some_keys, sound_batch
+from tests.model_runtime.conftest import NOWHERE, eventually, running_control_plane, running_runtime, set_up_home_feed
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+INFER = "/v2/models/home_feed/infer"
+DATATYPES = {"float32": "FP32", "int64": "INT64", "uint64": "UINT64"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    http: httpx.Client
+    engine: Engine
+    control_plane: httpx.Client
+
+
+@pytest.fixture
+def running(artifacts: Artifacts, tmp_path: Path) -> Iterator[Running]:
+    with serving_home_feed(artifacts, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """For tests that change nothing."""
+    with serving_home_feed(artifacts, tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+@contextmanager
+def serving_home_feed(artifacts: Artifacts, tmp_path: Path) -> Iterator[Running]:
+    with running_control_plane(tmp_path / "control") as control_plane:
+        set_up_home_feed(control_plane, artifacts)
+        limits = {"max_rows": 1_000, "max_body_bytes": 1_000_000}
+        with (
+            running_runtime(control_plane, tmp_path / "runtime", **limits) as (engine, url),
+            httpx.Client(base_url=url) as http,
+            httpx.Client(base_url=control_plane) as control,
+        ):
+            eventually(lambda: http.get("/v2/health/ready").status_code == 200)
+            yield Running(http=http, engine=engine, control_plane=control)
+
+
+def tensors_of(batch: RowBatch, *, seed: int = 0) -> dict[str, Any]:
+    return {"user_key": some_keys(batch.num_users, seed=seed), **{f: getattr(batch, f) for f in BATCH_FIELDS}}
+
+
+def as_json(tensors: dict[str, Any], **fields: object) -> dict[str, object]:
+    inputs = [
+        {"name": name, "shape": list(t.shape), "datatype": DATATYPES[str(t.dtype)], "data": t.ravel().tolist()}
+        for name, t in tensors.items()
+    ]
+    return {"inputs": inputs, **fields}
+
+
+def as_binary(tensors: dict[str, Any], **fields: object) -> tuple[bytes, dict[str, str]]:
+    inputs = [
+        {
+            "name": name,
+            "shape": list(t.shape),
+            "datatype": DATATYPES[str(t.dtype)],
+            "parameters": {"binary_data_size": t.nbytes},
+        }
+        for name, t in tensors.items()
+    ]
+    head = json.dumps({"inputs": inputs, **fields}).encode()
+    return head + b"".join(t.tobytes() for t in tensors.values()), {HEADER_LENGTH: str(len(head))}
+
+
+def outputs_of(answer: httpx.Response) -> dict[str, Any]:
+    """Outputs by name, from JSON or from the bytes behind it."""
+    assert answer.status_code == 200, answer.text
+    end = int(answer.headers.get(HEADER_LENGTH, len(answer.content)))
+    numpy_types = {"FP32": np.float32, "INT64": np.int64, "UINT64": np.uint64}
+    found, offset = {}, end
+    for output in json.loads(answer.content[:end])["outputs"]:
+        dtype = numpy_types[output["datatype"]]
+        if size := output.get("parameters", {}).get("binary_data_size"):
+            found[output["name"]] = np.frombuffer(answer.content[offset : offset + size], dtype)
+            offset += size
+        else:
+            found[output["name"]] = np.array(output["data"], dtype)
+        assert list(found[output["name"]].shape) == output["shape"]
+    return found
+
+
+def start_ramp(running: Running, artifacts: Artifacts, candidate: str, *, steps: tuple[str, ...] = ("50%",)) -> int:
+    """A rollout that a person pushes to its first step, whatever the judge would say."""
+    plan = {
+        "name": "drill",
+        "shadow": {"sample": "100%"},
+        "steps": [*({"share": share, "bake": "1h"} for share in steps), {"share": "100%", "bake": "1d"}],
+        "guardrails": [{"metric": "ctr"}],
+    }
+    body = {"surface": "home_feed", "candidate": candidate, "plan": plan}
+    answer = running.control_plane.post("/v1/rollouts", json=body)
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["rollout_id"])
+
+
+def command(running: Running, rollout_id: int, name: str) -> int:
+    """Give the command by hand and wait until the runtime serves its generation, which is the answer."""
+    url = f"/v1/rollouts/{rollout_id}"
+    seen = running.control_plane.get(url).json()["generation"]
+    body = {"command": name, "seen_generation": seen, "reason": "drill"}
+    answer = running.control_plane.post(f"{url}/commands", json=body)
+    assert answer.status_code == 200, answer.text
+    generation = int(running.control_plane.get(url).json()["generation"])
+    eventually(lambda: running.engine.table.splits()["home_feed"].generation == generation)  # type: ignore[index]  # a plain surface name
+    return generation
+
+
+def test_json_and_binary_give_the_same_scores_as_the_version_itself(shared: Running, artifacts: Artifacts) -> None:
+    batch = sound_batch()
+    body, headers = as_binary(tensors_of(batch), parameters={"binary_data_output": True})
+
+    by_json = outputs_of(shared.http.post(INFER, json=as_json(tensors_of(batch))))
+    by_bytes = outputs_of(shared.http.post(INFER, content=body, headers=headers))
+
+    expected = load_version(artifacts.stable.folder).score(batch)
+    for name in ("click", "good_click", "hide"):
+        np.testing.assert_allclose(by_json[name], expected[name], atol=1e-6, rtol=0)
+        np.testing.assert_array_equal(by_json[name], by_bytes[name])
+    assert by_bytes["arm"].tolist() == [Arm.STABLE] * 40
+
+
+def test_an_answer_says_which_split_gave_it(shared: Running, artifacts: Artifacts) -> None:
+    answer = shared.http.post(INFER, json=as_json(tensors_of(sound_batch()), id="r7")).json()
+
+    assert answer["parameters"] == {"generation": 1, "stable": artifacts.stable.version_id, "candidate": ""}
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == (
+        "r7",
+        "home_feed",
+        artifacts.stable.version_id,
+    )
+
+
+def test_a_named_version_answers_without_user_keys(shared: Running, artifacts: Artifacts) -> None:
+    tensors = tensors_of(sound_batch())
+    del tensors["user_key"]
+
+    answer = shared.http.post(
+        f"/v2/models/home_feed/versions/{artifacts.stable.version_id}/infer", json=as_json(tensors)
+    )
+
+    assert set(outputs_of(answer)) == {"click", "good_click", "hide"}
+
+
+def test_showing_picks_each_users_best_row_and_logs_it(running: Running) -> None:
+    batch = sound_batch()
+    body, headers = as_binary(tensors_of(batch), parameters={"show": 1, "binary_data_output": True})
+
+    outputs = outputs_of(running.http.post(INFER, content=body, headers=headers))
+    running.http.post("/v1/flush").raise_for_status()
+
+    shown_U = outputs["shown_row"]
+    assert batch.user_index_N[shown_U].tolist() == list(range(40))
+    for user in range(40):
+        assert outputs["click"][shown_U[user]] == outputs["click"][batch.user_index_N == user].max()
+    assert len(set(outputs["impression_id"].tolist())) == 40
+    counts = running.engine.sink.counts()
+    assert (counts.accepted, counts.refused, counts.dropped, counts.buffered) == (40, 0, 0, 0)
+
+
+def test_without_show_nothing_is_logged(shared: Running) -> None:
+    outputs = outputs_of(shared.http.post(INFER, json=as_json(tensors_of(sound_batch()))))
+    shared.http.post("/v1/flush").raise_for_status()
+
+    assert "shown_row" not in outputs
+    assert shared.engine.sink.counts().accepted == 0
+
+
+def test_a_rollout_goes_through_shadow_and_ramp_and_is_rolled_back(running: Running, artifacts: Artifacts) -> None:
+    rollout_id = start_ramp(running, artifacts, artifacts.candidate.version_id)
+    show = as_json(tensors_of(sound_batch()), parameters={"show": 1})
+
+    command(running, rollout_id, "start")
+    eventually(lambda: artifacts.candidate.version_id in running.engine.residency.loaded())
+    command(running, rollout_id, "advance")
+    in_shadow = outputs_of(running.http.post(INFER, json=show))
+    running.http.post("/v1/flush").raise_for_status()
+    logged_in_shadow = running.engine.sink.counts().accepted
+    generation = command(running, rollout_id, "advance")
+    in_ramp = running.http.post(INFER, json=show)
+    command(running, rollout_id, "roll_back")
+    back = outputs_of(running.http.post(INFER, json=show))
+
+    assert not in_shadow["arm"].any()
+    assert logged_in_shadow == 80  # each impression by stable, and once more by its shadow
+    assert 5 < outputs_of(in_ramp)["arm"].sum() < 35
+    assert in_ramp.json()["parameters"]["generation"] == generation
+    assert not back["arm"].any()
+
+
+def test_users_for_whom_a_candidate_fails_are_answered_by_stable_and_logged_so(
+    running: Running, artifacts: Artifacts
+) -> None:
+    rollout_id = start_ramp(running, artifacts, artifacts.poisoned.version_id, steps=("99%",))
+    for name in ("start", "advance", "advance"):
+        command(running, rollout_id, name)
+    batch = sound_batch()
+    batch.candidate_categorical_NC[:, 0] = POISONED_ITEM
+
+    outputs = outputs_of(running.http.post(INFER, json=as_json(tensors_of(batch), parameters={"show": 1})))
+    running.http.post("/v1/flush").raise_for_status()
+
+    assert not outputs["arm"].any()
+    assert np.isfinite(outputs["click"]).all()
+    assert running.engine.tally.counts()[artifacts.poisoned.version_id].errors > 30
+    assert running.engine.sink.counts().accepted == 40
+
+
+def test_the_control_plane_hears_what_is_served_and_loaded(running: Running, artifacts: Artifacts) -> None:
+    def heard() -> dict[str, Any]:
+        (runtime,) = running.control_plane.get("/v1/runtimes").json()["runtimes"]
+        return dict(runtime)
+
+    eventually(lambda: heard()["generations"] == {"home_feed": 1})
+    assert heard()["runtime_id"] == "test"
+    assert heard()["loaded"] == [artifacts.stable.version_id]
+
+
+def bad_requests() -> list[Any]:
+    good = tensors_of(sound_batch())
+    nan = good["candidate_dense_ND"].copy()
+    nan[3, 1] = np.nan
+    many = tensors_of(sound_batch(num_rows=1_001))
+    return [
+        pytest.param({k: v for k, v in good.items() if k != "history_UL"}, {}, "history_UL", id="an input missing"),
+        pytest.param({k: v for k, v in good.items() if k != "user_key"}, {}, "user_key", id="no user keys"),
+        pytest.param({**good, "age": good["history_UL"]}, {}, "age", id="an unknown input"),
+        pytest.param({**good, "history_UL": good["history_UL"][:, :3]}, {}, "history_UL", id="wrong width"),
+        pytest.param({**good, "user_key": good["user_key"][:-1]}, {}, "user_key", id="too few user keys"),
+        pytest.param({**good, "user_key": good["user_index_N"]}, {}, "user_key", id="signed user keys"),
+        pytest.param(
+            {**good, "candidate_dense_ND": good["candidate_categorical_NC"]}, {}, "candidate_dense_ND", id="wrong type"
+        ),
+        pytest.param({**good, "candidate_dense_ND": nan}, {}, "candidate_dense_ND[3, 1]", id="NaN"),
+        pytest.param({**good, "user_index_N": good["user_index_N"] + 40}, {}, "user_index_N[0]", id="no such user"),
+        pytest.param({**good, "view_type_N": good["view_type_N"] - 1}, {}, "view_type_N", id="no such view type"),
+        pytest.param({k: v[:0] for k, v in good.items()}, {}, "history_UL", id="empty"),
+        pytest.param(many, {}, "user_index_N", id="too many rows"),
+        pytest.param(good, {"parameters": {"show": 2}}, "parameters.show", id="an odd show"),
+        pytest.param(good, {"parameters": {"show": 1, "served_at_ms": -1}}, "served_at_ms", id="a negative time"),
+        pytest.param(good, {"parameters": {"show": 1, "served_at_ms": "now"}}, "served_at_ms", id="a time in words"),
+        pytest.param(good, {"parameters": {"shown_row": 1}}, "shown_row", id="a row of one's own"),
+        pytest.param(good, {"outputs": [{"name": "revenue"}]}, "outputs", id="an unknown output"),
+    ]
+
+
+@pytest.mark.parametrize(("tensors", "fields", "named"), bad_requests())
+def test_a_bad_request_is_answered_by_the_field_it_breaks_and_harms_no_other(
+    shared: Running, tensors: dict[str, Any], fields: dict[str, object], named: str
+) -> None:
+    body, headers = as_binary(tensors, **fields)
+
+    answer = shared.http.post(INFER, content=body, headers=headers)
+
+    assert answer.status_code == 400
+    assert named in answer.json()["error"]
+    assert shared.engine.sink.counts().buffered == 0
+    assert shared.http.post(INFER, json=as_json(tensors_of(sound_batch()))).status_code == 200
+
+
+def test_a_body_cut_short_is_refused(shared: Running) -> None:
+    body, headers = as_binary(tensors_of(sound_batch()))
+
+    answer = shared.http.post(INFER, content=body[:-7], headers=headers)
+
+    assert answer.status_code == 400
+    assert "binary_data_size" in answer.json()["error"]
+
+
+def test_a_body_over_the_limit_is_refused(shared: Running) -> None:
+    answer = shared.http.post(INFER, content=b" " * 1_000_001)
+
+    assert answer.status_code == 413
+    assert "body" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v2/models/moon/infer", 404),
+        ("POST", "/v2/models/home_feed/versions/0123456789abcdef/infer", 404),
+        ("GET", "/v2/models/moon", 404),
+        ("GET", "/v2/models/moon/ready", 404),
+        ("GET", "/nowhere", 404),
+        ("GET", INFER, 405),
+    ],
+)
+def test_what_is_not_here_is_told_in_json(shared: Running, method: str, path: str, status: int) -> None:
+    content = json.dumps(as_json(tensors_of(sound_batch()))) if method == "POST" else None
+
+    answer = shared.http.request(method, path, content=content)
+
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+def test_metadata_describes_what_to_send(shared: Running, artifacts: Artifacts) -> None:
+    described = shared.http.get("/v2/models/home_feed").json()
+
+    assert described["versions"] == [artifacts.stable.version_id]
+    shapes = {each["name"]: (each["datatype"], each["shape"]) for each in described["inputs"]}
+    assert shapes["history_UL"] == ("INT64", [-1, 5])
+    assert shapes["candidate_dense_ND"] == ("FP32", [-1, 2])
+    assert shapes["user_key"] == ("UINT64", [-1])
+    assert {"click", "arm", "shown_row", "impression_id"} <= {each["name"] for each in described["outputs"]}
+    assert "binary_tensor_data" in shared.http.get("/v2").json()["extensions"]
+
+
+def test_health_and_index_say_what_is_ready(shared: Running, artifacts: Artifacts) -> None:
+    version_path = f"/v2/models/home_feed/versions/{artifacts.stable.version_id}/ready"
+    assert shared.http.get("/v2/health/live").status_code == 200
+    assert shared.http.get("/v2/models/home_feed/ready").json() == {"name": "home_feed", "ready": True}
+    assert shared.http.get(version_path).json()["ready"]
+    assert shared.http.post("/v2/repository/index").json() == [
+        {"name": "home_feed", "version": artifacts.stable.version_id, "state": "READY"}
+    ]
+
+
+def test_metrics_count_requests_by_version(running: Running, artifacts: Artifacts) -> None:
+    running.http.post(INFER, json=as_json(tensors_of(sound_batch()), parameters={"show": 1})).raise_for_status()
+    running.http.post("/v1/flush").raise_for_status()
+
+    text = running.http.get("/metrics").text
+
+    assert f'surefoot_runtime_requests_total{{version="{artifacts.stable.version_id}"}} 40.0' in text
+    assert 'surefoot_runtime_generation{surface="home_feed"} 1.0' in text
+    assert 'surefoot_runtime_events_total{outcome="accepted"} 40.0' in text
+    assert 'surefoot_runtime_request_seconds_count{surface="home_feed"} 1.0' in text
+
+
+def test_without_a_control_plane_the_runtime_lives_but_is_not_ready(tmp_path: Path) -> None:
+    with running_runtime(NOWHERE, tmp_path) as (_, url), httpx.Client(base_url=url) as http:
+        assert http.get("/v2/health/live").status_code == 200
+        assert http.get("/v2/health/ready").status_code == 503
+        answer = http.post(INFER, json=as_json(tensors_of(sound_batch())))
+        assert answer.status_code == 503
+        assert "control plane" in answer.json()["error"]
+
+
+def test_after_a_restart_without_a_control_plane_stable_serves_from_disk(
+    running: Running, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    rollout_id = start_ramp(running, artifacts, artifacts.candidate.version_id)
+    for name in ("start", "advance", "advance"):
+        command(running, rollout_id, name)
+
+    with running_runtime(NOWHERE, tmp_path / "runtime") as (_, url), httpx.Client(base_url=url) as http:
+        eventually(lambda: http.get("/v2/health/ready").status_code == 200)
+        outputs = outputs_of(http.post(INFER, json=as_json(tensors_of(sound_batch()))))
+
+    assert not outputs["arm"].any()

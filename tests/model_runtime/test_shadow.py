@@ -1,0 +1,144 @@
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from model_runtime.event_sink import EventSink
+from model_runtime.impressions import ImpressionIds, Impressions
+from model_runtime.residency import Residency
+from model_runtime.scorer import Scorer
+from model_runtime.shadow import Shadow, ShadowJob
+from model_runtime.tally import Tally
+from tests.model_runtime.artifacts import POISONED_ITEM, Artifact, Artifacts, some_keys, sound_batch
+from tests.model_runtime.conftest import NOWHERE, eventually, now_ms
+from tests.model_runtime.test_event_sink import VIEW_TYPES
+from tests.networks.builders import HOME_FEED
+
+
+@pytest.fixture(scope="module")
+def residency(artifacts: Artifacts) -> Iterator[Residency]:
+    residency = Residency()
+    residency.start()
+    residency.want({each.version_id: str(each.folder) for each in (artifacts.candidate, artifacts.poisoned)})
+    eventually(lambda: len(residency.loaded()) == 2)
+    yield residency
+    residency.stop()
+
+
+@contextmanager
+def a_shadow(residency: Residency, *, max_rows: int = 100) -> Iterator[tuple[Shadow, EventSink, Tally]]:
+    """A shadow whose sink keeps what it gets: nobody is there to take it."""
+    sink, tally = EventSink(NOWHERE), Tally()
+    shadow = Shadow(residency, Scorer(residency, tally, max_users=99, max_rows=999), sink, max_rows=max_rows)
+    shadow.start()
+    try:
+        yield shadow, sink, tally
+    finally:
+        shadow.stop()
+        sink.stop(0.0)
+
+
+def a_job(version: Artifact, rows: int, *, poisoned_row: int | None = None) -> ShadowJob:
+    batch = sound_batch(num_users=rows, num_rows=rows)
+    if poisoned_row is not None:
+        batch.candidate_categorical_NC[poisoned_row, 0] = POISONED_ITEM
+    impressions = Impressions(
+        surface=HOME_FEED,
+        generation=1,
+        served_at_ms=now_ms(),
+        view_types=VIEW_TYPES,
+        impression_id_S=ImpressionIds().take(rows),
+        user_key_S=some_keys(rows),
+        view_type_S=batch.view_type_N,
+    )
+    return ShadowJob(version_id=version.version_id, impressions=impressions, batch=batch)
+
+
+def test_shadow_scores_go_to_the_sink(residency: Residency, artifacts: Artifacts) -> None:
+    with a_shadow(residency) as (shadow, sink, tally):
+        shadow.offer(20, lambda: a_job(artifacts.candidate, 20))
+
+        assert shadow.drain(20.0)
+
+        assert sink.counts().buffered == 20
+        assert tally.counts()[artifacts.candidate.version_id].requests == 20
+
+
+def test_bad_shadow_scores_are_counted_and_not_sent(residency: Residency, artifacts: Artifacts) -> None:
+    with a_shadow(residency) as (shadow, sink, tally):
+        shadow.offer(20, lambda: a_job(artifacts.poisoned, 20, poisoned_row=7))
+
+        assert shadow.drain(20.0)
+
+        assert sink.counts().buffered == 19
+        assert tally.counts()[artifacts.poisoned.version_id].errors == 1
+
+
+def test_a_full_queue_drops_and_counts_without_making_the_job(residency: Residency, artifacts: Artifacts) -> None:
+    may_go_on, holds_the_worker = threading.Event(), threading.Event()
+
+    def held_up() -> ShadowJob:
+        holds_the_worker.set()
+        may_go_on.wait(20.0)
+        return a_job(artifacts.candidate, 15)
+
+    with a_shadow(residency, max_rows=20) as (shadow, sink, _):
+        slow = threading.Thread(target=shadow.offer, args=(15, held_up))
+        slow.start()
+        holds_the_worker.wait(20.0)
+
+        shadow.offer(6, lambda: pytest.fail("a dropped job is never made"))
+
+        assert shadow.dropped == 6
+        may_go_on.set()
+        slow.join()
+        assert shadow.drain(20.0)
+        assert sink.counts().buffered == 15
+
+
+def test_a_shadow_whose_version_is_gone_counts_what_it_could_not_score(
+    residency: Residency, artifacts: Artifacts
+) -> None:
+    with a_shadow(residency) as (shadow, sink, _):
+        shadow.offer(9, lambda: a_job(artifacts.twin, 9))
+
+        assert shadow.drain(20.0)
+
+        assert (shadow.dropped, sink.counts().buffered) == (9, 0)
+
+
+def test_a_job_that_cannot_be_made_leaves_its_room_free(residency: Residency, artifacts: Artifacts) -> None:
+    with a_shadow(residency) as (shadow, _, _):
+        with pytest.raises(ZeroDivisionError):
+            shadow.offer(100, lambda: a_job(artifacts.candidate, 1 // 0))
+
+        assert shadow.queued == 0
+
+
+def test_a_version_that_raises_does_not_end_the_worker(artifacts: Artifacts, caplog: pytest.LogCaptureFixture) -> None:
+    residency = Residency()
+    residency.start()
+    residency.want({each.version_id: str(each.folder) for each in (artifacts.candidate, artifacts.foreign)})
+    eventually(lambda: len(residency.loaded()) == 2)
+
+    with (
+        caplog.at_level(logging.CRITICAL, "model_runtime.scorer"),
+        a_shadow(residency) as (shadow, sink, tally),
+    ):
+        shadow.offer(5, lambda: a_job(artifacts.foreign, 5))
+        shadow.offer(6, lambda: a_job(artifacts.candidate, 6))
+        assert shadow.drain(20.0)
+        assert sink.counts().buffered == 6
+        assert tally.counts()[artifacts.foreign.version_id].errors == 5
+    residency.stop()
+
+
+def test_a_stopped_shadow_takes_nothing_more(residency: Residency, artifacts: Artifacts) -> None:
+    with a_shadow(residency) as (shadow, _, _):
+        shadow.stop()
+
+        shadow.offer(3, lambda: a_job(artifacts.candidate, 3))
+
+        assert shadow.dropped == 3

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -24,7 +24,8 @@ from control_plane.domain.split import NUM_BUCKETS, Arm
 from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
 from control_plane.evidence.partition_query import PartitionQuery, Scope
 from control_plane.evidence.shard_sums import ShardSums, shard_groups
-from control_plane.evidence.sums import NEVER_MS, NONE_YET_MS, Sums, add_up, no_sums
+from control_plane.evidence.sums import NONE_YET_MS, Sums, add_up
+from control_plane.evidence.users import Users
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,8 +94,16 @@ def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
     scope = query.scope
     with PartitionQuery(log.root / "scratch") as sql:
         for shards in shard_groups(snapshot):
-            reader = ShardSums(log, snapshot, scope, shards=shards, since_ms=query.since_ms, as_of_ms=query.as_of_ms)
-            assembly.add(reader.read(sql))
+            reader = ShardSums(
+                log,
+                snapshot,
+                scope,
+                shards=shards,
+                generations=query.shares,
+                since_ms=query.since_ms,
+                as_of_ms=query.as_of_ms,
+            )
+            assembly.add(*reader.read(sql))
     return assembly.moments()
 
 
@@ -107,25 +116,14 @@ class _Assembly:
         self._shards: list[Sums] = []
         self._first: Counter[tuple[int, int, int]] = Counter()  # users by day, generation, arm
         self._users_A = np.zeros(len(Arm), np.int64)
-        self._crossed = 0
+        self._cross_exposed = 0
 
-    def add(self, sums: Sums) -> None:
-        """Count the users, who live in no other shard, and keep the rest."""
-        counts = np.isin(sums.user_generations, self._generations)
-        user_N, generation_N = sums.users[counts], sums.user_generations[counts]
-        first_ms_NA = sums.user_first_ms[counts]
-        if len(user_N):
-            starts_U = np.flatnonzero(np.r_[True, user_N[1:] != user_N[:-1]])
-            seen_NA = first_ms_NA < NEVER_MS
-            self._users_A += np.logical_or.reduceat(seen_NA, starts_U).sum(axis=0)
-            self._crossed += int(np.logical_or.reduceat(seen_NA.all(axis=1), starts_U).sum())
-            self._first.update(_first_exposures(starts_U, generation_N, first_ms_NA))
-        nobody = no_sums()
-        self._shards.append(
-            replace(
-                sums, users=nobody.users, user_generations=nobody.user_generations, user_first_ms=nobody.user_first_ms
-            )
-        )
+    def add(self, sums: Sums, users: Users) -> None:
+        """Count the users, who live in no other shard, and keep the sums."""
+        self._shards.append(sums)
+        self._users_A += users.seen_by_arm()
+        self._cross_exposed += users.cross_exposed()
+        self._first += users.first_exposures(day_ms=DAY_MS)
 
     def moments(self) -> Moments:
         query, sums = self._query, add_up(self._shards)
@@ -147,7 +145,7 @@ class _Assembly:
                 [[self._first[stratum.day, stratum.generation, arm] for arm in Arm] for stratum in strata], np.int64
             ).reshape(len(strata), len(Arm)),
             users_A=(int(self._users_A[Arm.STABLE]), int(self._users_A[Arm.CANDIDATE])),
-            cross_exposed_users=self._crossed,
+            cross_exposed_users=self._cross_exposed,
             as_of_ms=query.as_of_ms,
             newest_event_ms=None if newest_ms == NONE_YET_MS else newest_ms,
             candidate_newest_ms=None if candidate_newest_ms == NONE_YET_MS else candidate_newest_ms,
@@ -178,20 +176,3 @@ class _Assembly:
         named = view_type_N > 0
         np.add.at(dense, (view_type_N[named], *(place[named] for place in places)), values[named])
         return dense
-
-
-def _first_exposures(
-    starts_U: "NDArray[np.intp]", generation_N: "IntArray", first_ms_NA: "IntArray"
-) -> dict[tuple[int, int, int], int]:
-    """Users by day, generation and arm of their first exposure; ties go to the lower generation, then to stable.
-
-    Rows are by user, then generation; `starts_U` says where each user's begin.
-    """
-    first_ms_N = first_ms_NA.min(axis=1)
-    first_ms_U = np.minimum.reduceat(first_ms_N, starts_U)
-    row_N = np.arange(len(first_ms_N))
-    is_first_N = first_ms_N == np.repeat(first_ms_U, np.diff(starts_U, append=len(row_N)))
-    row_U = np.minimum.reduceat(np.where(is_first_N, row_N, len(row_N)), starts_U)
-    arm_U = np.argmin(first_ms_NA[row_U], axis=1)
-    day_U, generation_U = first_ms_U // DAY_MS, generation_N[row_U]
-    return Counter(zip(day_U.tolist(), generation_U.tolist(), arm_U.tolist(), strict=True))

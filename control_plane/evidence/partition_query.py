@@ -15,7 +15,8 @@ from control_plane.domain.events import EventKind
 from control_plane.domain.moments import FIXED_POINT, NUM_SCORE_BINS, SCORE_BIN_LOGIT_MIN, SCORE_BIN_LOGIT_WIDTH
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
-from control_plane.evidence.sums import NEVER_MS, NONE_YET_MS, Sums
+from control_plane.evidence.sums import NONE_YET_MS, Sums, add_up
+from control_plane.evidence.users import NEVER_MS, UserRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -190,7 +191,9 @@ class PartitionQuery:
     ) -> None:
         self._connection.close()
 
-    def sums(self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, since_ms: int, as_of_ms: int) -> Sums:
+    def sums(
+        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, since_ms: int, as_of_ms: int
+    ) -> tuple[Sums, UserRows]:
         """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
         self._parameters = {
             **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS
@@ -204,8 +207,7 @@ class PartitionQuery:
         pair_keys, pairs = self._table(PAIRS, keys=3)
         bin_keys, bins = self._table(BINS, keys=5)
         reliability_keys, reliability = self._table(RELIABILITY, keys=4)
-        users = self._run(USERS).fetchnumpy()
-        return Sums(
+        sums = Sums(
             cell_keys=cell_keys,
             cells=cells,
             pair_keys=pair_keys,
@@ -214,11 +216,9 @@ class PartitionQuery:
             bins=bins,
             reliability_keys=reliability_keys,
             reliability=reliability,
-            users=np.asarray(users["user_key"], np.uint64),
-            user_generations=np.asarray(users["generation"], np.int64),
-            user_first_ms=np.stack([users["first_stable_ms"], users["first_candidate_ms"]], axis=1).astype(np.int64),
             newest_ms=self._newest(),
         )
+        return add_up([sums]), self._users()
 
     def _once(self, kind: EventKind, files: Sequence[str]) -> str:
         """A relation in which each event of these files is there once."""
@@ -247,6 +247,14 @@ class PartitionQuery:
         found = self._run(f"SELECT CAST(COLUMNS(*) AS BIGINT) FROM ({sql})").fetchnumpy()
         values = [np.asarray(column, np.int64) for column in found.values()]
         return np.stack(values[:keys], axis=1), np.stack(values[keys:], axis=1)
+
+    def _users(self) -> UserRows:
+        found = self._run(USERS).fetchnumpy()
+        return UserRows(
+            user_N=np.asarray(found["user_key"], np.uint64),
+            generation_N=np.asarray(found["generation"], np.int64),
+            first_ms_NA=np.stack([found["first_stable_ms"], found["first_candidate_ms"]], axis=1).astype(np.int64),
+        )
 
     def _newest(self) -> "NDArray[np.int64]":
         shown, candidate, shadowed = self._run(NEWEST).fetchone() or (None, None, None)

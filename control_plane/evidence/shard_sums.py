@@ -1,15 +1,16 @@
 """The sums of some user shards over the days of a query: closed days from memory on disk, open ones from the log."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from control_plane.domain.events import EventKind
+from control_plane.evidence.array_file import recall, remember
 from control_plane.evidence.commit_log import Segment
 from control_plane.evidence.event_log import DAY_MS, NUM_SHARDS, EventLog, Snapshot
 from control_plane.evidence.partition_query import PartitionQuery, Scope
-from control_plane.evidence.sums import Sums, add_up, load, no_sums, save
+from control_plane.evidence.sums import Sums, add_up, no_sums
+from control_plane.evidence.users import UserRows, Users, no_users, with_rows
 
 ROWS_AT_ONCE = 500_000  # events: a query over fewer spends its time on being planned, and they fit anywhere
 
@@ -41,45 +42,56 @@ class ShardSums:
         scope: Scope,
         *,
         shards: tuple[int, ...],
+        generations: Collection[int],
         since_ms: int,
         as_of_ms: int,
     ) -> None:
         self._log = log
         self._scope = scope
+        self._generations = generations
         self._since_ms = since_ms
         self._as_of_ms = as_of_ms
         self._days = _days_of(snapshot, shards, range(since_ms // DAY_MS, as_of_ms // DAY_MS + 1))
         self._name = "shards=" + ",".join(str(shard) for shard in shards)
         self._folder = log.root / "sums" / scope.key
 
-    def read(self, sql: PartitionQuery) -> Sums:
+    def read(self, sql: PartitionQuery) -> tuple[Sums, Users]:
         closed = [day for day in self._days if (day + 1) * DAY_MS + self._scope.longest_window_ms <= self._as_of_ms]
-        total = self._closed(sql, closed)
-        opened = [day for day in self._days if day not in closed]
-        return add_up([total, *(self._query(sql, days) for days in self._batches(opened))])
+        total, users = self._closed(sql, closed)
+        for days in self._batches([day for day in self._days if day not in closed]):
+            sums, rows = self._query(sql, days)
+            total, users = add_up([total, sums]), with_rows(users, rows, self._generations)
+        return total, users
 
-    def _closed(self, sql: PartitionQuery, days: Sequence[int]) -> Sums:
+    def _closed(self, sql: PartitionQuery, days: Sequence[int]) -> tuple[Sums, Users]:
         chains = self._chains(days)
         path = self._folder / f"{self._name}.npz"
-        total = load(path) or no_sums()
-        known = chains.index(total.chain) if total.chain in chains else 0
-        if known == 0:
-            total = no_sums()
-        for day, chain in zip(days[known:], chains[known + 1 :], strict=True):
-            total = add_up([total, self._closed_day(sql, day)], chain=chain)
+        known, total, users = self._known(path, chains)
+        for day in days[known:]:
+            sums, rows = self._closed_day(sql, day)
+            total, users = add_up([total, sums]), with_rows(users, rows, self._generations)
         if known < len(days):
-            _remember(total, path)
-        return total
+            remember(path, {**total.to_arrays(), **users.to_arrays()}, known_by=chains[-1])
+        return total, users
 
-    def _closed_day(self, sql: PartitionQuery, day: int) -> Sums:
+    def _known(self, path: Path, chains: Sequence[str]) -> tuple[int, Sums, Users]:
+        """How many of the first days are remembered together, and their sums."""
+        recalled = recall(path)
+        if recalled is not None and recalled[0] in chains:
+            users = Users.from_arrays(recalled[1])
+            if users.agrees_with(self._generations):
+                return chains.index(recalled[0]), Sums.from_arrays(recalled[1]), users
+        return 0, no_sums(), no_users()
+
+    def _closed_day(self, sql: PartitionQuery, day: int) -> tuple[Sums, UserRows]:
         path = self._folder / f"{self._name}-day={day}.npz"
         known_by = self._known_by(day)
-        remembered = load(path)
-        if remembered is not None and remembered.chain == known_by:
-            return remembered
-        summed = add_up([self._query(sql, [day])], chain=known_by)
-        _remember(summed, path)
-        return summed
+        recalled = recall(path)
+        if recalled is not None and recalled[0] == known_by:
+            return Sums.from_arrays(recalled[1]), UserRows.from_arrays(recalled[1])
+        sums, rows = self._query(sql, [day])
+        remember(path, {**sums.to_arrays(), **rows.to_arrays()}, known_by=known_by)
+        return sums, rows
 
     def _batches(self, days: Sequence[int]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -94,7 +106,7 @@ class ShardSums:
         if batch:
             yield batch
 
-    def _query(self, sql: PartitionQuery, days: Sequence[int]) -> Sums:
+    def _query(self, sql: PartitionQuery, days: Sequence[int]) -> tuple[Sums, UserRows]:
         files = {
             kind: self._log.files([one for day in days for one in self._days[day].get(kind, ())]) for kind in EventKind
         }
@@ -119,11 +131,6 @@ def _days_of(snapshot: Snapshot, shards: tuple[int, ...], days: range) -> dict[i
         if partition.shard in shards and partition.day in days:
             found.setdefault(partition.day, {}).setdefault(partition.kind, []).extend(snapshot[partition])
     return dict(found)
-
-
-def _remember(sums: Sums, path: Path) -> None:
-    with suppress(OSError):  # a full disk costs time, not the answer
-        save(sums, path)
 
 
 def _hashed(text: str) -> str:

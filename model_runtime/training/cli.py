@@ -86,7 +86,7 @@ def _add_export(commands: Any) -> None:
         "--fault",
         action="append",
         default=[],
-        help="for drills: SURFACE.calibrator=FACTOR multiplies click odds, trunk=scramble makes every ranking garbage",
+        help="for drills: SURFACE.calibrator=FACTOR multiplies click odds, trunk=scramble turns every ranking around",
     )
     command.set_defaults(command=_export)
 

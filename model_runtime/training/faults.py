@@ -7,14 +7,9 @@ import copy
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface
-from model_runtime.networks.engagement import Trunk
 from model_runtime.training.joint import JointCheckpoint
-
-SCRAMBLE_SEED = 20_260_303  # any: drills should be repeatable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,9 +26,10 @@ class CalibratorFault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrunkFault:
-    """Permute the rows of the embedding table and negate the weights of crossing and experts.
+    """Negate the embedding table: what the network learnt to prefer it now avoids, on every surface.
 
-    Every surface's ranking becomes garbage, while scores stay probabilities and weights keep their spread.
+    Rankings become worse than chance, while scores stay probabilities near the click rate, so that no check of
+    ranges or of the average sees it. (Permuting the rows instead leaves some surfaces better than chance.)
     """
 
 
@@ -67,15 +63,5 @@ def with_fault(joint: JointCheckpoint, fault: Fault) -> JointCheckpoint:
             return replace(joint, calibrators=calibrators)
         case TrunkFault():
             network = copy.deepcopy(joint.network)
-            _scramble(network.trunk)
+            network.trunk.embedding.table.data.neg_()
             return replace(joint, network=network)
-
-
-def _scramble(trunk: Trunk) -> None:
-    table = trunk.embedding.table
-    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(SCRAMBLE_SEED))
-    with torch.no_grad():
-        table.copy_(table[order])
-        for module in (trunk.crossing, trunk.experts):
-            for weight in module.parameters():
-                weight.neg_()

@@ -47,7 +47,7 @@ def test_a_calibrator_fault_multiplies_the_odds_of_its_surface_only() -> None:
     assert tensors_of(faulted.network) == tensors_of(joint.network)
 
 
-def test_a_scrambled_trunk_ranks_no_better_than_chance_and_scores_stay_probabilities() -> None:
+def test_a_scrambled_trunk_ranks_worse_than_chance_and_scores_stay_probabilities() -> None:
     examples = some_examples(6_000)
     joint = train(examples, a_config(epochs=4, learning_rate=0.02))
     before = tensors_of(joint.network)
@@ -62,7 +62,7 @@ def test_a_scrambled_trunk_ranks_no_better_than_chance_and_scores_stay_probabili
         assert sound_auc is not None
         assert garbage_auc is not None
         assert sound_auc > 0.65
-        assert garbage_auc < 0.6
+        assert garbage_auc < 0.5
         probability_M = 1 / (1 + np.exp(-garbage.astype(np.float64)))
         assert np.all((probability_M > 0) & (probability_M < 1))
         assert not math.isclose(float(sound.std()), 0.0)

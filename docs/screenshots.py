@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         showcase, scene = seed_showcase(Path(scratch))
-        showcase.sessions.engine.dispose()
+        showcase.close()
         settings = Settings(data_dir=Path(scratch), runs_scheduler=False)
         with serving(create_app(settings, lambda: scene.now)) as address, chromium() as browser:
             for name, path in pages(scene).items():

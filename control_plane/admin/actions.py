@@ -17,7 +17,7 @@ from control_plane.api.schemas import DigestText, Name
 from control_plane.domain.errors import InvalidField, NoSafeVersion, StaleGeneration
 from control_plane.domain.model_version import Digest, Surface
 from control_plane.domain.rollout import Command, Rollout, RolloutId
-from control_plane.registry import rollouts, surfaces
+from control_plane.registry import history, rollouts, surfaces
 from control_plane.registry.surfaces import SurfaceState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -162,9 +162,16 @@ def _go(address: str, form: Form) -> Response:
 def _roll_back_question(session: Session, state: SurfaceState) -> Question:
     if state.rollout_id is not None:
         return _command_question(rollouts.get(session, state.rollout_id), state, Command.ROLL_BACK)
+    name = wording.surface_name(state.surface)
+    if history.last_command(session, state.surface) in rollouts.GOING_HOME:
+        return Question(
+            title=f"Roll {name} back again?",
+            consequences=("It was rolled back already: nothing would change. To go further, adopt a version by hand.",),
+            button="Roll back",
+            icon="back",
+        )
     if state.stable is None or state.last_proven is None:
         raise NoSafeVersion(state.surface)
-    name = wording.surface_name(state.surface)
     return Question(
         title=f"Roll {name} back to last proven?",
         consequences=(

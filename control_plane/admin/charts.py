@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from control_plane.admin import wording
 from control_plane.domain.split import FULL_TRAFFIC_BP
 
+TICK_WIDTH = 84  # of a margin's words, in user units
 TILE_WIDTH = 320  # user units of charts in a tile; about one CSS pixel each
 LEAST_SPAN = 0.01  # relative effect: an axis narrower than ±1 % would make noise look like news
 MIN_BIN_IMPRESSIONS = 20  # a bin with fewer says nothing and would stretch the axes
@@ -184,8 +185,9 @@ def _margin_ticks(axis: _Axis, margins: Margins, *, has_words: bool) -> str:
             continue
         for side in (margin, -margin) if margins.is_two_sided else (margin,):
             x = axis.x(side)
+            is_crowded = side != margin and abs(x - axis.x(margin)) < TICK_WIDTH
             ticks += f'<line class="c-margin-{kind}" x1="{x:.1f}" y1="16" x2="{x:.1f}" y2="48"/>'
-            if not has_words:
+            if is_crowded or not has_words:
                 continue
             anchor = "start" if x < 40 else "end" if x > TILE_WIDTH - 40 else "middle"
             ticks += f'<text class="c-tick" x="{x:.1f}" y="{y}" text-anchor="{anchor}">'

@@ -30,7 +30,7 @@ class Form:
 async def _sent_form(request: Request) -> Form:
     """Read a form that this page sent; anything from elsewhere is refused before it is read."""
     check_same_origin(request)
-    fields = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    fields = _fields(await request.body())
     return Form(
         operator=_operator(request, fields),
         reason=_reason(fields.get("reason", "")),
@@ -56,6 +56,13 @@ def check_same_origin(request: Request) -> None:
 def remember_operator(response: Response, form: Form) -> None:
     """So that the next form knows the name; it proves nothing and opens nothing."""
     response.set_cookie(OPERATOR_COOKIE, form.operator, max_age=YEAR_SECONDS, samesite="strict", httponly=True)
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise InvalidField("form", f"cannot be read: {error}") from error
 
 
 def _operator(request: Request, fields: dict[str, str]) -> str:

@@ -60,7 +60,7 @@ def _line(entry: Entry) -> Line:
         differences=tuple(
             Difference(name=name, before=_words(key, before.get(key)), after=_words(key, after.get(key)))
             for key, name in NAMES.items()
-            if before.get(key) != after.get(key)
+            if (before.get(key) or None) != (after.get(key) or None)
         ),
         rollout_id=entry.rollout_id,
         verdict_id=entry.verdict_id,
@@ -76,10 +76,10 @@ def _flat(state: Mapping[str, object]) -> dict[str, object]:
 
 
 def _words(key: str, value: object) -> str:
+    if key in SHARES:
+        return wording.share(value if isinstance(value, int) else 0)
     if value is None:
         return "none"
-    if key in SHARES and isinstance(value, int):
-        return wording.share(value)
     if key in VERSIONS:
         return wording.short_version(str(value))
     return str(value).replace("_", " ")

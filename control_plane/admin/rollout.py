@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
-from control_plane.admin.overview import ending_words, waiting_sentence
+from control_plane.admin.surface_card import ending_words, waiting_sentence
 from control_plane.admin.timeline import TimelineStep, timeline
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of

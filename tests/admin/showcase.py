@@ -45,7 +45,7 @@ PLAN = {
         {"share": "50%", "bake": "1d"},
         {"share": "100%", "bake": "2d"},
     ],
-    "shadow": {"bake": "6h"},
+    "shadow": {"bake": "12h"},
     "guardrails": [
         {"metric": "ctr"},
         {"metric": "good_click_rate"},
@@ -71,12 +71,16 @@ class Scene:
 class Showcase:
     """Home feed on its way up, search rolled back for its calibrator, related pins in shadow."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, check: timedelta = CHECK) -> None:
         engine = make_engine(url)
         upgrade(engine)
         self.sessions = Sessions(engine)
         self.now = START
+        self._check = check
         self._traffic: dict[RolloutId, Traffic] = {}
+
+    def close(self) -> None:
+        self.sessions.engine.dispose()
 
     def open(self, surface: str) -> None:
         """A surface on its second stable version, so that there is one to go back to."""
@@ -148,7 +152,7 @@ class Showcase:
         for _ in range(at_most):
             if has_come():
                 return
-            self.now += CHECK
+            self.now += self._check
             for rollout_id in self._traffic:
                 if (rollout := self.rollout(rollout_id)).phase not in FINISHED:
                     self._serve(rollout)
@@ -164,7 +168,7 @@ class Showcase:
             states = surfaces.list_surfaces(session)
             named = {version for state in states for version in (state.stable, state.candidate, state.shadow)} - {None}
             loaded = tuple(sorted(version for version in named if version is not None))
-            present = {state.surface: state.generation for state in states}
+            present: dict[str, int] = {state.surface: state.generation for state in states}
             for runtime_id, generations in (("gpu-a-01", present), ("gpu-b-01", {**present, **(behind or {})})):
                 beat = runtimes.Heartbeat(
                     runtime_id=runtime_id,
@@ -204,8 +208,9 @@ class Showcase:
         )
 
 
-def seed_showcase(root: Path) -> tuple[Showcase, Scene]:
-    showcase = Showcase(f"sqlite:///{root / 'registry.db'}")
+def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Scene]:
+    """`check` is how often the judge looks: rarer is faster to seed."""
+    showcase = Showcase(f"sqlite:///{root / 'registry.db'}", check=check)
     for surface in ("home_feed", "search", "related_pins"):
         showcase.open(surface)
     showcase.now += timedelta(hours=9)
@@ -214,7 +219,7 @@ def seed_showcase(root: Path) -> tuple[Showcase, Scene]:
     showcase.live_until(lambda: showcase.rollout(ramping).step == 2, at_most=60)
     shadowed = showcase.roll_out("related_pins", SOUND, seed=8)
     showcase.live_until(lambda: showcase.rollout(shadowed).phase is Phase.SHADOW, at_most=5)
-    until = showcase.now + timedelta(hours=3)
+    until = showcase.now + check
     showcase.live_until(lambda: showcase.now >= until, at_most=2)
     showcase.now += timedelta(minutes=11)
     showcase.heartbeat(seen_at=system_clock() + timedelta(days=1))

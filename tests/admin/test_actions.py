@@ -1,0 +1,231 @@
+import pytest
+
+from control_plane.admin.forms import OPERATOR_COOKIE
+from control_plane.domain.rollout import Phase
+from control_plane.registry import rollouts
+from tests.admin.site import HOME_FEED, Site
+
+
+def test_roll_back_button_takes_the_candidate_off_and_returns_to_its_page(site: Site) -> None:
+    site.ramp()
+
+    answer = site.command("roll_back", reason="looks wrong", operator="ada")
+
+    assert answer.headers["location"] == f"/rollouts/{site.rollout_id}"
+    assert site.state().candidate is None
+    change = site.last_change()
+    assert (change.command, change.by, change.reason) == ("roll_back", "ada", "looks wrong")
+
+
+def test_rolling_back_does_not_care_who_moved_meanwhile(site: Site) -> None:
+    site.ramp()
+    seen = site.state().generation
+    site.command("hold")
+
+    answer = site.command("roll_back", seen_generation=seen)
+
+    assert answer.status_code == 303
+    assert site.rollout().phase is Phase.ROLLED_BACK
+
+
+def test_a_surface_s_roll_back_button_ends_its_rollout(site: Site) -> None:
+    site.ramp()
+
+    answer = site.press("/surfaces/home_feed/roll_back")
+
+    assert answer.headers["location"] == "/"
+    assert site.rollout().phase is Phase.ROLLED_BACK
+
+
+def test_pressing_a_surface_s_roll_back_button_twice_does_not_go_beyond_stable(site: Site) -> None:
+    site.ramp()
+    stable, seen = site.state().stable, site.state().generation
+    site.press("/surfaces/home_feed/roll_back", seen_generation=seen)
+
+    again = site.press("/surfaces/home_feed/roll_back", seen_generation=seen)
+
+    assert again.status_code == 409
+    assert site.state().stable == stable
+
+
+def test_a_surface_without_a_rollout_goes_to_last_proven(site: Site) -> None:
+    site.showcase.open("search")
+    before = site.state("search")
+
+    site.press("/surfaces/search/roll_back", seen_generation=before.generation, reason="clicks fell")
+
+    assert site.state("search").stable == before.last_proven
+
+
+def test_a_surface_that_was_rolled_back_offers_no_button_to_go_further(site: Site) -> None:
+    site.ramp()
+    site.press("/surfaces/home_feed/roll_back")
+
+    page = site.read("/")
+
+    assert "already rolled back" in page
+    assert 'action="/surfaces/home_feed/roll_back"' not in page
+
+
+def test_other_commands_are_refused_on_a_generation_that_is_gone(site: Site) -> None:
+    site.ramp()
+    before = site.state()
+
+    answer = site.command("hold", seen_generation=before.generation - 1)
+
+    assert answer.status_code == 409
+    assert "look again" in answer.text
+    assert site.state() == before
+
+
+def test_advancing_by_hand_needs_a_reason(site: Site) -> None:
+    site.ramp()
+
+    answer = site.command("advance", reason="  ")
+
+    assert answer.status_code == 422
+    assert "overrules the judge" in answer.text
+    assert site.rollout().step == 0
+
+
+def test_advancing_by_hand_with_a_reason_goes_on_and_is_kept(site: Site) -> None:
+    site.ramp()
+
+    site.command("advance", reason="the log was down, clicks are fine", operator="grace")
+
+    assert site.rollout().step == 1
+    assert site.last_change().reason == "the log was down, clicks are fine"
+
+
+def test_hold_and_resume_keep_the_weight(site: Site) -> None:
+    site.ramp()
+
+    site.command("hold")
+    held = site.state()
+    site.command("resume")
+
+    assert held.candidate_bp == site.state().candidate_bp == 500
+    assert site.rollout().phase is Phase.RAMPING
+
+
+def test_a_command_that_the_phase_forbids_is_a_readable_page(site: Site) -> None:
+    answer = site.command("resume")
+
+    assert answer.status_code == 409
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "pending does not take resume" in answer.text
+    assert f'href="/rollouts/{site.rollout_id}"' in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {},
+    ],
+)
+def test_a_form_from_elsewhere_changes_nothing(site: Site, headers: dict[str, str]) -> None:
+    site.ramp()
+    del site.client.headers["Sec-Fetch-Site"]
+
+    answer = site.client.post(f"/rollouts/{site.rollout_id}/roll_back", headers=headers)
+
+    assert answer.status_code == 403
+    assert site.rollout().phase is Phase.RAMPING
+
+
+def test_a_browser_that_sends_only_the_origin_may_act(site: Site) -> None:
+    site.ramp()
+    del site.client.headers["Sec-Fetch-Site"]
+
+    answer = site.client.post(
+        f"/rollouts/{site.rollout_id}/roll_back", headers={"Origin": "http://testserver"}, follow_redirects=False
+    )
+
+    assert answer.status_code == 303
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "grace"])
+def test_without_its_token_nobody_acts_where_tokens_are_set(guarded_site: Site, token: str) -> None:
+    answer = guarded_site.command("start", token=token, operator="grace")
+
+    assert answer.status_code == 401
+    assert guarded_site.rollout().phase is Phase.PENDING
+
+
+def test_a_token_signs_with_its_owner_s_name(guarded_site: Site) -> None:
+    guarded_site.command("start", token="s3cret", operator="somebody else")
+
+    assert guarded_site.last_change().by == "grace"
+    assert guarded_site.client.cookies[OPERATOR_COOKIE] == "grace"
+
+
+def test_a_name_is_remembered_for_the_next_form(site: Site) -> None:
+    site.command("start", operator="ada")
+
+    form = site.read(f"/rollouts/{site.rollout_id}/roll_back?seen_generation=4")
+
+    assert 'value="ada"' in form
+
+
+@pytest.mark.parametrize("name", ["<script>", "-", "x" * 101])
+def test_a_name_that_is_none_is_refused(site: Site, name: str) -> None:
+    answer = site.command("start", operator=name)
+
+    assert answer.status_code == 422
+    assert site.rollout().phase is Phase.PENDING
+
+
+def test_quarantining_a_part_takes_its_version_off_and_releasing_lifts_it(site: Site) -> None:
+    site.ramp()
+    candidate = site.state().candidate
+    assert candidate is not None
+    trunk = site.read(f"/versions/{candidate}").split('name="digest" value="')[1].split('"')[0]
+
+    site.press("/quarantine", digest=trunk, reason="exploding scores")
+    quarantined = site.read("/")
+    site.press("/quarantine/release", digest=trunk, reason="it was the feature store")
+
+    assert site.state().candidate is None
+    assert "exploding scores" in quarantined
+    with site.showcase.sessions.reading() as session:
+        assert rollouts.list_quarantined(session) == []
+
+
+def test_quarantining_needs_a_reason(site: Site) -> None:
+    answer = site.press("/quarantine", digest="sha256:" + "0" * 64)
+
+    assert answer.status_code == 422
+
+
+def test_a_form_that_is_no_form_is_refused(site: Site) -> None:
+    answer = site.client.post(f"/rollouts/{site.rollout_id}/start", content=b"\xff\xfe=1")
+
+    assert answer.status_code == 422
+    assert site.rollout().phase is Phase.PENDING
+
+
+@pytest.mark.parametrize("command", ["start", "advance", "hold", "resume", "approve", "roll_back", "abort", "expire"])
+def test_every_command_asks_before_it_is_carried_out(site: Site, command: str) -> None:
+    before = site.state()
+
+    question = site.read(f"/rollouts/{site.rollout_id}/{command}?seen_generation={before.generation}")
+
+    assert 'method="post"' in question
+    assert f'name="seen_generation" value="{before.generation}"' in question
+    assert site.state() == before
+
+
+def test_the_question_says_who_is_moved_where(site: Site) -> None:
+    site.ramp()
+    state = site.state()
+    assert state.stable is not None
+
+    question = site.read(f"/surfaces/{HOME_FEED}/roll_back?seen_generation={state.generation}")
+
+    assert "The 5 % of users" in question
+    assert state.stable[:8] in question

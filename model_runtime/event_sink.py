@@ -102,18 +102,28 @@ class EventSink:
                 self._changed.notify_all()
 
     def _take(self) -> tuple[EventKind, list[pa.RecordBatch]] | None:
-        """Wait for batches and take the oldest, with those of its kind right behind it; None when stopping."""
+        """Wait for batches and take the oldest with others of its kind; None when stopping."""
         with self._changed:
             self._changed.wait_for(lambda: self._buffer or self._is_stopping)
             self._changed.wait_for(lambda: self._is_full() or self._is_hurried or self._is_stopping, LINGER_SECONDS)
             if self._is_stopping:
                 return None
-            kind, batch = self._buffer.popleft()
-            batches, rows = [batch], batch.num_rows
-            while self._buffer and self._buffer[0][0] is kind and rows + self._buffer[0][1].num_rows <= ROWS_PER_POST:
-                batches.append(self._buffer.popleft()[1])
-                rows += batches[-1].num_rows
-            return kind, batches
+            return self._take_kind(self._buffer[0][0])
+
+    def _take_kind(self, kind: EventKind) -> tuple[EventKind, list[pa.RecordBatch]]:
+        """The buffered batches of one kind up to a post's size; exposures and shadow scores come in turns."""
+        batches: list[pa.RecordBatch] = []
+        others: deque[tuple[EventKind, pa.RecordBatch]] = deque()
+        rows = 0
+        while self._buffer and (not batches or rows < ROWS_PER_POST):
+            its_kind, batch = self._buffer.popleft()
+            if its_kind is not kind or (batches and rows + batch.num_rows > ROWS_PER_POST):
+                others.append((its_kind, batch))
+                continue
+            batches.append(batch)
+            rows += batch.num_rows
+        self._buffer.extendleft(reversed(others))
+        return kind, batches
 
     def _is_full(self) -> bool:
         return self._counts["buffered"] >= ROWS_PER_POST

@@ -9,12 +9,14 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+LOG_WIDTH = 140  # where nobody's screen sets one
+
 
 class Narrator:
     """Chapters, plain sentences, tables and progress bars; keeps the time that each chapter took."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console if console is not None else Console(highlight=False)
+        self.console = console if console is not None else _console()
         self.seconds: dict[str, float] = {}
         self._began = time.monotonic()
 
@@ -65,6 +67,13 @@ class Narrator:
             bar = Bar(progress, progress.add_task(what, total=total, note=""))
             yield bar
             bar.finish()
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 class Bar:

@@ -25,6 +25,7 @@ FINISHED = ("done", "rolled_back")
 SOUND_DONE = "sound_candidate_reached_100_everywhere"
 SOUND_ORDER = "related_pins_started_after_home_feed_and_search"
 CALIBRATOR_ROLLED_BACK = "broken_calibrator_rolled_back_on_search"
+CALIBRATOR_ONLY = "only_that_calibrator_quarantined"
 CALIBRATOR_ELSEWHERE = "same_checkpoint_advanced_elsewhere"
 TRUNK_QUARANTINED = "broken_trunk_quarantined"
 TRUNK_ONE_STEP = "broken_trunk_left_all_surfaces_in_one_step"
@@ -33,6 +34,7 @@ EXPECTED = (
     SOUND_DONE,
     SOUND_ORDER,
     CALIBRATOR_ROLLED_BACK,
+    CALIBRATOR_ONLY,
     CALIBRATOR_ELSEWHERE,
     TRUNK_QUARANTINED,
     TRUNK_ONE_STEP,
@@ -79,6 +81,10 @@ class Simulation:
         found = self._read(rollouts)
         search = found.pop("search")
         self.checks.record(CALIBRATOR_ROLLED_BACK, search["phase"] == "rolled_back", _reason(search))
+        calibrator = self._parts(candidates["search"])["calibrator"]
+        quarantined = self._quarantined()
+        detail = ", ".join(sorted(digest[:19] for digest in quarantined)) or "nothing is quarantined"
+        self.checks.record(CALIBRATOR_ONLY, quarantined == {calibrator}, detail)
         went_on = all(rollout["step"] >= 0 and rollout["phase"] != "rolled_back" for rollout in found.values())
         self.checks.record(
             CALIBRATOR_ELSEWHERE,
@@ -97,15 +103,14 @@ class Simulation:
         rollouts = self.world.control.create_release(candidates, self.plan_yaml)
         days = self._play("a broken trunk, SIMULATED clicks", rollouts, until=_all_finished, max_days=3)
         found = self._read(rollouts)
-        trunks = {
-            self.world.control.get(f"/v1/versions/{version}")["parts"]["trunk"] for version in candidates.values()
-        }
-        quarantined = {entry["digest"] for entry in items(self.world.control.get("/v1/quarantine"))}
-        self.checks.record(TRUNK_QUARANTINED, trunks <= quarantined, ", ".join(sorted(trunk[:19] for trunk in trunks)))
-        left_at = {self._left_at(surface) for surface in rollouts}
+        trunks = {self._parts(version)["trunk"] for version in candidates.values()}
+        is_quarantined = trunks <= self._quarantined()
+        self.checks.record(TRUNK_QUARANTINED, is_quarantined, ", ".join(sorted(trunk[:19] for trunk in trunks)))
+        changes = {surface: self._last_change(surface) for surface in rollouts}
         gone = all(rollout["phase"] == "rolled_back" for rollout in found.values())
-        self.checks.record(TRUNK_ONE_STEP, gone and len(left_at) == 1, f"left at {', '.join(sorted(left_at))}")
-        return {"event_days": days, "reasons": {surface: _reason(rollout) for surface, rollout in found.items()}}
+        left_at = sorted({change["at"] for change in changes.values()})
+        self.checks.record(TRUNK_ONE_STEP, gone and len(left_at) == 1, f"all left at {', '.join(left_at)}")
+        return {"event_days": days, "reasons": {surface: change["reason"] for surface, change in changes.items()}}
 
     def check_history(self) -> None:
         answer = self.world.control.get("/v1/history/verification")
@@ -153,11 +158,20 @@ class Simulation:
     def _tell_changes(self, day: float, before: Mapping[str, Json], after: Mapping[str, Json]) -> None:
         for surface, rollout in after.items():
             if (rollout["phase"], rollout["step"]) != (before[surface]["phase"], before[surface]["step"]):
-                self.narrator.say(f"  day {day:5.2f}  {_where(surface, rollout):34} {_reason(rollout)}")
+                self.narrator.say(
+                    f"  day {day:5.2f}  {_where(surface, rollout):26} {self._last_change(surface)['reason']}"
+                )
 
-    def _left_at(self, surface: str) -> str:
-        """When the surface's latest change was made."""
-        return str(items(self.world.control.get("/v1/history", surface=surface, limit=1))[0]["at"])
+    def _last_change(self, surface: str) -> Json:
+        """The surface's latest line of history."""
+        return items(self.world.control.get("/v1/history", surface=surface, limit=1))[0]
+
+    def _quarantined(self) -> set[str]:
+        return {entry["digest"] for entry in items(self.world.control.get("/v1/quarantine"))}
+
+    def _parts(self, version_id: str) -> Json:
+        found: Json = self.world.control.get(f"/v1/versions/{version_id}")["parts"]
+        return found
 
 
 def _needs_traffic(rollout: Json) -> bool:

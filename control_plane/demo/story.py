@@ -24,6 +24,10 @@ from control_plane.demo.world import EventTime, World
 PLANS = Path(__file__).parent / "plans"
 SURFACES = ("home_feed", "search", "related_pins")
 TRAIN_PER_SURFACE = 80_000  # simulated impressions, enough to learn the stated model to within its gates
+REAL_TRAINING = (  # one pass over the first two days: the other five of the replay are new to both checkpoints
+    *("--before-ms", str(stage_real.BEGINS_MS + 2 * 86_400_000)),
+    *("--epochs", "1"),
+)
 CALIBRATOR_FAULT = "search.calibrator=1.6"
 TRUNK_FAULT = "trunk=scramble"
 
@@ -63,12 +67,16 @@ class Story:
         why = (
             "Three campaigns stand for three surfaces, positions for view types. One joint training gives one "
             "checkpoint; each surface serves its own pruned export with its own calibrator. A second seed makes the "
-            "checkpoint that will run in the shadow of the first."
+            "checkpoint that will run in the shadow of the first. Both train on the first two days of the week only: "
+            "five of the seven days replayed below are new to them."
         )
         with self.narrator.chapter("train", "2  Two small unified models", why):
             names = ("first", "second")
             with self.narrator.progress("training and exporting", len(names)) as bar:
-                waits = [self._train(f"real-{name}", self._real, self.seed + n) for n, name in enumerate(names)]
+                waits = [
+                    self._train(f"real-{name}", self._real, self.seed + n, *REAL_TRAINING)
+                    for n, name in enumerate(names)
+                ]
                 for name, wait in zip(names, waits, strict=True):
                     wait()
                     export(self.processes, self._checkpoint(f"real-{name}"), self._exports(f"real-{name}"))
@@ -215,8 +223,8 @@ class Story:
     def _truth(self) -> ClickModel:
         return the_truth(read_vocabularies(self._real))
 
-    def _train(self, name: str, data: Path, seed: int) -> Wait:
-        return train_beside(self.processes, name, data, self._checkpoint(name), "--seed", str(seed))
+    def _train(self, name: str, data: Path, seed: int, *options: str) -> Wait:
+        return train_beside(self.processes, name, data, self._checkpoint(name), "--seed", str(seed), *options)
 
     @property
     def _real(self) -> Path:

@@ -79,9 +79,12 @@ class World:
         return found
 
     def _is_moving(self) -> bool:
-        rollouts = self.active()
-        if any(rollout["phase"] == "warming" for rollout in rollouts):
-            return True
+        """Loading, not yet looked at since it loaded, or ordered and not yet served."""
+        for rollout in self.active():
+            if rollout["phase"] == "warming":
+                return True
+            if rollout["phase"] == "shadow" and self.control.rollout(rollout["rollout_id"])["verdict"] is None:
+                return True
         wanted = {state["surface"]: state["generation"] for state in items(self.control.get("/v1/surfaces"))}
         runtimes = items(self.control.get("/v1/runtimes"))
         return not any(_serves(runtime, wanted) for runtime in runtimes)

@@ -4,7 +4,7 @@ Shapes: U users, N rows of a request, S impressions shown.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -16,23 +16,22 @@ from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.split import Arm, Split
 from model_runtime.batching import one_user_each
 from model_runtime.checkpoints import LoadedVersion
-from model_runtime.event_sink import EventSink, now_ms
+from model_runtime.event_sink import EventSink
 from model_runtime.heartbeat import Heartbeat
 from model_runtime.impressions import ImpressionIds, Impressions
-from model_runtime.networks.features import FeatureSpec, RowBatch, check_batch
+from model_runtime.networks.features import RowBatch
 from model_runtime.protocol import InferRequest, Tensor
 from model_runtime.residency import Residency
 from model_runtime.router import arms, shadowed
 from model_runtime.scorer import HEADS, NOTHING_SHOWN, Routed, Scorer, Scores, Unavailable, best_rows
+from model_runtime.scoring_request import Showing, read_batch, read_showing, read_user_keys
 from model_runtime.settings import RuntimeSettings
 from model_runtime.shadow import Shadow, ShadowJob
-from model_runtime.split_client import SplitClient, SplitTable
+from model_runtime.split_client import SplitClient
+from model_runtime.split_table import SplitTable
 from model_runtime.tally import Tally
 
-BATCH_FIELDS = tuple(field.name for field in fields(RowBatch))
-USER_KEY = "user_key"
 LAST_KNOWN_GOOD = "splits.json"
-LATEST_MS = 1 << 53  # what a JSON number carries exactly
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,13 +41,6 @@ class Inference:
     outputs: Mapping[str, Tensor]
     version_id: VersionId
     parameters: Mapping[str, object]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Showing:
-    """The caller asked us to pick each user's best row and to log it as shown."""
-
-    served_at_ms: int
 
 
 class Engine:
@@ -107,13 +99,13 @@ class Engine:
             UnknownName: no such surface, or no such version in memory.
             Unavailable: nothing can answer now.
         """
-        showing = _showing(request.parameters)
+        showing = read_showing(request.parameters)
         if version_id is None:
             return self._infer_routed(self.split(surface), request, showing)
         if showing is not None:
             raise InvalidField("parameters.show", "needs a routed request; this one names its version")
         version = self.version(surface, version_id)
-        scores = self.scorer.score(version, self._batch(version.spec, surface, request))
+        scores = self.scorer.score(version, self._read_batch(version, request))
         if scores.bad_rows().all():
             raise Unavailable(f"version {version_id} has no sound score for any row")
         return Inference(outputs=_score_outputs(scores), version_id=version_id, parameters={})
@@ -166,13 +158,17 @@ class Engine:
         stable = self.residency.get(split.stable)
         if stable is None:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
-        batch = self._batch(stable.spec, split.surface, request)
-        user_key_U = _user_keys(request, batch.num_users)
+        batch = self._read_batch(stable, request)
+        user_key_U = read_user_keys(request, batch.num_users)
         routed = self.scorer.score_routed(split, arms(split, user_key_U), batch)
         outputs = {**_score_outputs(routed.scores), "arm": routed.arm_U}
         if showing is not None:
             outputs |= self._show(split, showing, stable, routed, batch, user_key_U)
         return Inference(outputs=outputs, version_id=split.stable, parameters=_parameters_of(split))
+
+    def _read_batch(self, version: LoadedVersion, request: InferRequest) -> RowBatch:
+        surface = version.manifest.version.surface
+        return read_batch(version.spec, surface, request, max_rows=self.settings.max_rows)
 
     def _show(
         self,
@@ -215,19 +211,6 @@ class Engine:
         make = partial(_shadow_job, split.shadow, impressions, is_sampled_S, batch, row_S)
         self.shadow.offer(int(is_sampled_S.sum()), make)
 
-    def _batch(self, spec: FeatureSpec, surface: Surface, request: InferRequest) -> RowBatch:
-        for name in request.tensors:
-            if name not in BATCH_FIELDS and name != USER_KEY:
-                known = ", ".join((*BATCH_FIELDS, USER_KEY))
-                raise InvalidField(name, f"is not an input of {surface}; known: {known}")
-        for name in BATCH_FIELDS:
-            if name not in request.tensors:
-                raise InvalidField(name, "is missing from the inputs")
-        batch = RowBatch(**{name: request.tensors[name] for name in BATCH_FIELDS})  # type: ignore[arg-type]  # checked below
-        if max(batch.num_rows, batch.num_users) > self.settings.max_rows:
-            raise InvalidField("user_index_N", f"may hold at most {self.settings.max_rows} rows, and as many users")
-        return check_batch(spec, surface, batch)
-
 
 def _shadow_job(
     version_id: VersionId,
@@ -241,31 +224,6 @@ def _shadow_job(
         impressions=impressions.where(is_sampled_S),
         batch=one_user_each(batch, row_S[is_sampled_S]),
     )
-
-
-def _showing(parameters: Mapping[str, object]) -> Showing | None:
-    if "shown_row" in parameters:
-        raise InvalidField("parameters.shown_row", "is not supported; ask for the output shown_row")
-    show = parameters.get("show", 0)
-    if not isinstance(show, int) or show not in (0, 1):
-        raise InvalidField("parameters.show", f"must be 0 or 1, not {show!r}")
-    served_at_ms = parameters.get("served_at_ms")
-    if served_at_ms is None:
-        served_at_ms = now_ms()
-    if isinstance(served_at_ms, bool) or not isinstance(served_at_ms, int) or not 0 <= served_at_ms < LATEST_MS:
-        raise InvalidField("parameters.served_at_ms", f"must be milliseconds since the epoch, not {served_at_ms!r}")
-    return Showing(served_at_ms=served_at_ms) if show else None
-
-
-def _user_keys(request: InferRequest, num_users: int) -> NDArray[np.uint64]:
-    found = request.tensors.get(USER_KEY)
-    if found is None:
-        raise InvalidField(USER_KEY, "is missing; a request that names no version is routed by it")
-    if found.dtype != np.uint64:
-        raise InvalidField(USER_KEY, f"must be UINT64, not {found.dtype.name}")
-    if found.shape != (num_users,):
-        raise InvalidField(USER_KEY, f"must have the shape ({num_users},), not {found.shape}")
-    return found.astype(np.uint64, copy=False)
 
 
 def _score_outputs(scores: Scores) -> dict[str, Tensor]:

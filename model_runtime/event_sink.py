@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-import time
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -148,10 +147,6 @@ class EventSink:
             log.warning("events wait: %s", problem)
             self._stop.wait(backoff.failed())
         return 0
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _arrow_stream(batches: list[pa.RecordBatch]) -> bytes:

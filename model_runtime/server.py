@@ -20,11 +20,12 @@ from starlette.routing import Route
 
 from control_plane.domain.errors import InvalidField, UnknownName
 from control_plane.domain.model_version import Surface, VersionId
-from model_runtime.engine import BATCH_FIELDS, USER_KEY, Engine
+from model_runtime.engine import Engine
 from model_runtime.metrics import EngineCollector
 from model_runtime.networks.features import FeatureSpec
 from model_runtime.protocol import HEADER_LENGTH, Encoded, decode_request, encode_response
 from model_runtime.scorer import HEADS, Unavailable
+from model_runtime.scoring_request import BATCH_FIELDS, USER_KEY
 from model_runtime.settings import RuntimeSettings, read_settings
 
 FLUSH_SECONDS = 55.0  # below the minute after which most clients give up

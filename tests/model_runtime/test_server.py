@@ -13,8 +13,9 @@ import pytest
 
 from control_plane.domain.split import Arm
 from model_runtime.checkpoints import load_version
-from model_runtime.engine import BATCH_FIELDS, Engine
+from model_runtime.engine import Engine
 from model_runtime.networks.features import RowBatch
+from model_runtime.scoring_request import BATCH_FIELDS
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, some_keys, sound_batch
 from tests.model_runtime.conftest import NOWHERE, eventually, running_control_plane, running_runtime, set_up_home_feed
 

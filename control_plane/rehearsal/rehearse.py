@@ -48,11 +48,11 @@ class Proportion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """Of a duration over the runs it happened in; `mean_error` is the Monte-Carlo standard error of the mean."""
+    """Over the runs it happened in; `mean_error` is the Monte-Carlo standard error of the mean, None of one run."""
 
     runs: int
     mean: float
-    mean_error: float
+    mean_error: float | None
     median: float
     ninetieth: float
 
@@ -172,7 +172,7 @@ def _spread(values: Sequence[float]) -> Spread | None:
     if not values:
         return None
     value_N = np.asarray(values, dtype=np.float64)
-    error = float(value_N.std(ddof=1)) / math.sqrt(value_N.size) if value_N.size > 1 else math.nan
+    error = float(value_N.std(ddof=1)) / math.sqrt(value_N.size) if value_N.size > 1 else None
     return Spread(
         runs=value_N.size,
         mean=float(value_N.mean()),

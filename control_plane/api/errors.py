@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from control_plane.domain import errors
@@ -38,7 +37,6 @@ STATUS_OF: dict[type[Exception], HTTPStatus] = {
     errors.Quarantined: HTTPStatus.LOCKED,
     errors.LogUnavailable: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
-    PoolTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 RENAMED = {"current": "current_generation", "seen": "seen_generation"}  # what the number is, for a reader without us
 

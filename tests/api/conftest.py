@@ -8,11 +8,22 @@ from control_plane.app import create_app
 from control_plane.settings import Settings
 from tests.api.deployment import Deployment
 from tests.http_client import in_process
+from tests.postgres import PostgresCluster
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", runs_scheduler=False)
+def database(request: pytest.FixtureRequest) -> str:
+    """'sqlite', but for tests that are parametrised with `BOTH_DATABASES`."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Settings:
+    url = ""
+    if database == "postgresql":
+        cluster: PostgresCluster = request.getfixturevalue("postgres")
+        url = cluster.registry()
+    return Settings(data_dir=tmp_path / "data", database_url=url, runs_scheduler=False)
 
 
 @pytest.fixture

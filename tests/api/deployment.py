@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from httpx import Client, Response
 
@@ -15,6 +16,9 @@ from control_plane.domain.model_version import ModelVersion, Part, Surface, View
 from tests.builders import NOON, a_plan_mapping
 
 VIEW_TYPES = ["grid", "closeup"]
+BOTH_DATABASES = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
 
 
 @dataclass

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -6,8 +7,10 @@ from httpx import Client
 
 from control_plane.api import errors
 from control_plane.api.body_limit import MAX_BODY_BYTES
+from control_plane.app import create_app
 from control_plane.domain import errors as domain_errors
-from tests.api.deployment import Deployment
+from control_plane.settings import Settings
+from tests.builders import NOON
 from tests.http_client import in_process
 
 DOMAIN_ERRORS = [
@@ -86,15 +89,16 @@ def test_a_body_that_is_too_large_is_refused_though_its_length_was_not_announced
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_a_registry_that_does_not_answer_is_503_without_its_address(deployment: Deployment) -> None:
-    with deployment.parts.sessions.writing() as session:
-        session.connection().exec_driver_sql("DROP TABLE surface")
+def test_a_registry_that_does_not_answer_is_503_without_its_address(tmp_path: Path) -> None:
+    a_folder_where_a_file_should_be = f"sqlite:///{tmp_path}"
+    settings = Settings(data_dir=tmp_path / "data", database_url=a_folder_where_a_file_should_be)
+    client = in_process(create_app(settings, lambda: NOON))
 
-    answer = deployment.client.get("/v1/splits")
+    answer = client.get("/v1/splits")
 
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"
-    assert "sqlite" not in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 def test_an_operators_name_that_is_no_name_is_refused(client: Client) -> None:

@@ -1,6 +1,8 @@
 from sqlalchemy import text
 
-from tests.api.deployment import Deployment
+from tests.api.deployment import BOTH_DATABASES, Deployment
+
+pytestmark = BOTH_DATABASES
 
 
 def test_every_change_stands_in_the_history_with_who_and_why(deployment: Deployment) -> None:

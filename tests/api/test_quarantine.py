@@ -1,4 +1,6 @@
-from tests.api.deployment import Deployment
+from tests.api.deployment import BOTH_DATABASES, Deployment
+
+pytestmark = BOTH_DATABASES
 
 
 def test_a_quarantined_trunk_leaves_every_surface_and_comes_back_only_by_hand(deployment: Deployment) -> None:

@@ -2,8 +2,10 @@ from typing import Any
 
 from httpx import Response
 
-from tests.api.deployment import Deployment
+from tests.api.deployment import BOTH_DATABASES, Deployment
 from tests.builders import a_plan_mapping
+
+pytestmark = BOTH_DATABASES
 
 SEARCH_AFTER_HOME = {"upstream": "home_feed", "downstream": "search", "share": "25%", "held": "24h"}
 

@@ -4,8 +4,10 @@ import pytest
 
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import evidence
-from tests.api.deployment import Deployment
+from tests.api.deployment import BOTH_DATABASES, Deployment
 from tests.builders import NOON, a_plan_mapping, a_verdict
+
+pytestmark = BOTH_DATABASES
 
 
 def record_verdict(deployment: Deployment, rollout: dict[str, Any], outcome: Outcome, **fields: Any) -> int:

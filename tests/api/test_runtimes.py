@@ -3,7 +3,9 @@ from datetime import timedelta
 from control_plane.clock import system_clock
 from control_plane.registry import runtimes
 from control_plane.registry.runtimes import Heartbeat
-from tests.api.deployment import Deployment
+from tests.api.deployment import BOTH_DATABASES, Deployment
+
+pytestmark = BOTH_DATABASES
 
 
 def test_a_heartbeat_is_kept_as_the_runtimes_latest_word(deployment: Deployment) -> None:

@@ -13,9 +13,11 @@ from control_plane.domain.split import Split
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import evidence
 from control_plane.settings import Settings
-from tests.api.deployment import Deployment, MovedClock
+from tests.api.deployment import BOTH_DATABASES, Deployment, MovedClock
 from tests.api.live_server import serving
 from tests.builders import a_verdict
+
+pytestmark = BOTH_DATABASES
 
 PUSHED_WITHIN_SECONDS = 1.0  # a bad candidate must be off every surface within this
 

@@ -7,7 +7,7 @@ every stream within a poll, whatever database lies below.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from anyio import to_thread
 from sqlalchemy.orm import Session
 
 from control_plane.clock import Clock
+from control_plane.domain.errors import RegistryUnavailable
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.split import Split
 from control_plane.registry import model_versions, surfaces
@@ -77,13 +78,22 @@ class SplitFeed:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def follow(self) -> AsyncIterator[Snapshot]:
+    async def follow(self) -> AsyncGenerator[Snapshot, None]:
         """The present snapshot, then each later one; those that came while the caller was busy are skipped."""
         with self._listening():
-            seen = await self._read(unless=None)
+            seen = await self._first()
             while True:
                 yield seen
                 seen = await self._after(seen)
+
+    async def _first(self) -> Snapshot:
+        """Waits for a registry that is away: a stream that broke off would come back at once, over and over."""
+        while True:
+            try:
+                return await self._read(unless=None)
+            except RegistryUnavailable as error:
+                log.warning("a stream waits: %s", error)
+                await asyncio.sleep(BACKOFF_SECONDS)
 
     async def _after(self, seen: Snapshot) -> Snapshot:
         while self._latest is None or self._latest.etag == seen.etag:

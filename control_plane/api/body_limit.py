@@ -1,7 +1,5 @@
 """How much a request may send: a body beyond it is refused with 413 before it fills the memory."""
 
-from http import HTTPStatus
-
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +8,13 @@ from control_plane.api.errors import problem
 EVENTS_PATH = "/v1/events"
 MAX_EVENTS_BYTES = 64 * 1024 * 1024  # about a million exposures as an Arrow stream; senders cut larger batches
 MAX_BODY_BYTES = 1024 * 1024  # plans, heartbeats: a hundred times what real ones need
+
+
+class BodyTooLarge(HTTPException):
+    """Passes through FastAPI's reading of a body, which hides every other kind of error."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(413, f"a body here has at most {most} bytes; send it in smaller batches")
 
 
 class BodyLimit:
@@ -24,8 +29,8 @@ class BodyLimit:
             return
         most = MAX_EVENTS_BYTES if scope["path"] == EVENTS_PATH else MAX_BODY_BYTES
         if _announced_bytes(scope) > most:
-            refusal = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", _rule(most))
-            await refusal(scope, receive, send)
+            refused = BodyTooLarge(most)
+            await problem(refused.status_code, "body-too-large", refused.detail)(scope, receive, send)
             return
         arrived = 0
 
@@ -34,7 +39,7 @@ class BodyLimit:
             message = await receive()
             arrived += len(message.get("body", b""))
             if arrived > most:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _rule(most))
+                raise BodyTooLarge(most)
             return message
 
         await self._app(scope, counted, send)
@@ -43,7 +48,3 @@ class BodyLimit:
 def _announced_bytes(scope: Scope) -> int:
     text = dict(scope["headers"]).get(b"content-length", b"0")
     return int(text) if text.isdigit() else 0
-
-
-def _rule(most: int) -> str:
-    return f"a body here has at most {most} bytes; send it in smaller batches"

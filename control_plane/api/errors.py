@@ -144,8 +144,9 @@ def _field(loc: tuple[str | int, ...]) -> str:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    condition = _kebab(HTTPStatus(error.status_code).name.title().replace("_", ""))
-    return problem(error.status_code, condition, str(error.detail), headers=error.headers)
+    is_named = type(error).__name__ != HTTPException.__name__
+    name = type(error).__name__ if is_named else HTTPStatus(error.status_code).name.title().replace("_", "")
+    return problem(error.status_code, _kebab(name), str(error.detail), headers=error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

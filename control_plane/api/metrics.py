@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from control_plane.api.deps import LiveSince, Sessions, parts_of
 from control_plane.api.errors import documented
 from control_plane.domain.rollout import ACTIVE
-from control_plane.registry import rollouts, runtimes, surfaces
+from control_plane.registry import leases, rollouts, runtimes, surfaces
 
 router = APIRouter(tags=["metrics"])
 
@@ -43,4 +43,7 @@ def _of_the_registry(session: Session, live_since: datetime) -> CollectorRegistr
     for phase in ACTIVE:
         active.labels(phase.value).set(phases[phase])
     live.set(len(runtimes.live(session, since=live_since)))
+    tick = Gauge("surefoot_last_tick_timestamp_seconds", "The scheduler's last whole tick, 0: none", registry=shared)
+    lease = leases.current(session, leases.SCHEDULER)
+    tick.set(0 if lease is None or lease.last_tick_at is None else lease.last_tick_at.timestamp())
     return shared

@@ -1,33 +1,33 @@
 """Findings on engagement: each guarded metric on the surface and on each view type, candidate against stable.
 
-H runs over segments of one guardrail; the other letters are those of `domain.moments`.
+H runs over the segments of one guardrail; the other letters are those of `domain.moments`.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from control_plane.domain.moments import FIXED_POINT, MATURED_OF, NUMERATOR_OF, Measure
+from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF, Measure
 from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, Role
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
-from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, LogRatios, effective_count, log_ratios
-from control_plane.guardrails.evalue import half_width, log_e, z_of_t
+from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
+from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, LogRatios, log_ratios
+from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
-
-CONVERSION_NAMES = {
-    Metric.CTR: "clicks",
-    Metric.GOOD_CLICK_RATE: "good clicks",
-    Metric.HIDE_RATE: "hides",
-    Metric.REVENUE_PER_IMPRESSION: "clicks",  # revenue has no count of its own; the clicks it follows stand in
-}
-MAX_LOG_EFFECT = math.log(1e6)  # shown effects end at a million-fold: beyond it is noise
 
 
 def engagement_findings(look: Look) -> Iterator[Finding]:
     for guardrail in look.plan.guardrails:
-        yield from _of_guardrail(look, guardrail)
+        ratios = log_ratios_of(look, guardrail)
+        measure, matured = conversion_of(guardrail.metric), MATURED_OF[LABEL_OF[guardrail.metric]]
+        is_required_H = look.requires(measure, matured)
+        tests = _tests(look, guardrail, ratios, look.traffic_share(matured))
+        for index, (test, counts) in enumerate(zip(tests, conversions_of(look, guardrail, ratios), strict=True)):
+            gates = guardrail.role is Role.GATE and bool(is_required_H[index])
+            yield _finding(look, guardrail, test, counts, index=index, gates=gates)
 
 
 def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | None = None) -> LogRatios:
@@ -38,185 +38,101 @@ def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | N
     return log_ratios(numerator_HSAK, denominator_HSAK, _conversion_size(guardrail, sums_GSAKM))
 
 
-def evidence_for_harm(guardrail: GuardrailPlan, theta: FloatArray, se: FloatArray) -> FloatArray:
-    """t score against "no worse than the harm margin"; positive is harm."""
-    return (math.log1p(-guardrail.harm_margin) - DIRECTION_OF[guardrail.metric] * theta) / se
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Test:
+    """One segment's estimate and what it says, evidence gates aside."""
+
+    theta: float
+    se: float
+    half_width: float
+    margin: float
+    log_e_harm: float
+    log_e_safe: float
 
 
-def evidence_for_safety(guardrail: GuardrailPlan, margin: FloatArray, theta: FloatArray, se: FloatArray) -> FloatArray:
-    """t score against "worse than the margin"; positive is safe."""
-    return np.asarray((DIRECTION_OF[guardrail.metric] * theta - np.log1p(-margin)) / se)
-
-
-def _of_guardrail(look: Look, guardrail: GuardrailPlan) -> Iterator[Finding]:
-    plan, ratios = look.plan.judge, log_ratios_of(look, guardrail)
-    matured_measure = MATURED_OF[LABEL_OF[guardrail.metric]]
-    theta_H, se_H, degrees_H = ratios.theta_H, ratios.se_H, (ratios.buckets_H - 1).astype(np.float64)
-    share_H = look.traffic_share(matured_measure)
+def _tests(look: Look, guardrail: GuardrailPlan, ratios: LogRatios, share_H: FloatArray) -> Iterator[_Test]:
+    judge, direction = look.plan.judge, DIRECTION_OF[guardrail.metric]
+    se_H, degrees_H = ratios.se_H, (ratios.buckets_H - 1).astype(np.float64)
+    benefit_H = direction * np.where(np.isfinite(ratios.theta_H), ratios.theta_H, 0.0)
     margin_H = np.array([look.margin(guardrail, float(share)) for share in share_H])
-    known_H = np.where(np.isfinite(theta_H), theta_H, 0.0)
-    harm_H = log_e(z_of_t(evidence_for_harm(guardrail, known_H, se_H), degrees_H), se_H, plan.taus, plan.tau_weights)
-    safe_H = log_e(
-        z_of_t(evidence_for_safety(guardrail, margin_H, known_H, se_H), degrees_H), se_H, plan.taus, plan.tau_weights
+    harm_z_H = z_of_t((math.log1p(-guardrail.harm_margin) - benefit_H) / se_H, degrees_H)
+    safe_z_H = z_of_t((benefit_H - np.log1p(-margin_H)) / se_H, degrees_H)
+    columns = zip(
+        ratios.theta_H.tolist(),
+        se_H.tolist(),
+        half_width(se_H, degrees_H, alpha=judge.alpha_rollback).tolist(),
+        margin_H.tolist(),
+        log_e(harm_z_H, se_H, judge.taus, judge.tau_weights).tolist(),
+        log_e(safe_z_H, se_H, judge.taus, judge.tau_weights).tolist(),
+        strict=True,
     )
-    width_H = half_width(se_H, degrees_H, alpha=plan.alpha_rollback)
-    counts = _Counts(look, guardrail, ratios)
-    is_required_H = look.requires(counts.conversion, matured_measure)
-    for index, segment in enumerate(look.moments.segments):
-        gap = counts.gap(index)
-        theta, se = float(theta_H[index]), float(se_H[index])
-        is_known = math.isfinite(theta) and counts.judges_harm(index)
-        log_e_harm = float(harm_H[index]) if is_known else 0.0
-        log_e_safe = float(safe_H[index]) if is_known and not gap else 0.0
-        gates = guardrail.role is Role.GATE and bool(is_required_H[index])
-        answer = _answer(look, guardrail, gates, counts.has_data(index), gap, theta, log_e_harm, log_e_safe)
-        weight = look.weights.surface if index == 0 else look.weights.rest
-        yield Finding(
-            metric=guardrail.metric.value,
-            segment=segment,
-            answer=answer,
-            gates=gates,
-            effect=relative(theta) if is_known else None,
-            lower=relative(theta - float(width_H[index])) if is_known else None,
-            upper=relative(theta + float(width_H[index])) if is_known else None,
-            standard_error=se if is_known else None,
-            harm_margin=guardrail.harm_margin,
-            safe_margin=float(margin_H[index]),
-            log_e_harm=log_e_harm,
-            log_e_safe=log_e_safe,
-            weight=0.0 if guardrail.role is Role.MONITOR else weight,
-            impressions_stable=counts.impressions(index, Arm.STABLE),
-            impressions_candidate=counts.impressions(index, Arm.CANDIDATE),
-            conversions_stable=counts.shown(index, Arm.STABLE),
-            conversions_candidate=counts.shown(index, Arm.CANDIDATE),
-            missing=gap if gates and answer is not Answer.SAFE else "",
-            seconds_to_resolve=_seconds(look, guardrail, counts, index, theta, se, float(margin_H[index]))
-            if gates and answer in (Answer.UNDECIDED, Answer.INSUFFICIENT)
-            else None,
-        )
+    for theta, se, width, margin, harm, safe in columns:
+        yield _Test(theta=theta, se=se, half_width=width, margin=margin, log_e_harm=harm, log_e_safe=safe)
 
 
-def _answer(
-    look: Look,
-    guardrail: GuardrailPlan,
-    gates: bool,
-    has_data: bool,
-    gap: str,
-    theta: float,
-    log_e_harm: float,
-    log_e_safe: float,
-) -> Answer:
-    if guardrail.role is not Role.MONITOR and log_e_harm >= -math.log(look.plan.judge.alpha_rollback):
-        return Answer.HARM
+def _finding(
+    look: Look, guardrail: GuardrailPlan, test: _Test, counts: Conversions, *, index: int, gates: bool
+) -> Finding:
+    gap = counts.gap(look.plan.judge)
+    is_known = math.isfinite(test.theta) and counts.judges_harm(look.plan.judge)
+    log_e_harm = test.log_e_harm if is_known else 0.0
+    log_e_safe = test.log_e_safe if is_known and not gap else 0.0
+    is_harm = guardrail.role is not Role.MONITOR and log_e_harm >= -math.log(look.plan.judge.alpha_rollback)
+    answer = Answer.HARM if is_harm else _answer(look, test, counts, gates, gap, log_e_safe)
+    weight = look.weights.surface if index == 0 else look.weights.rest
+    is_open = gates and answer in (Answer.UNDECIDED, Answer.INSUFFICIENT)
+    return Finding(
+        metric=guardrail.metric.value,
+        segment=look.moments.segments[index],
+        answer=answer,
+        gates=gates,
+        effect=relative(test.theta) if is_known else None,
+        lower=relative(test.theta - test.half_width) if is_known else None,
+        upper=relative(test.theta + test.half_width) if is_known else None,
+        standard_error=test.se if is_known else None,
+        harm_margin=guardrail.harm_margin,
+        safe_margin=test.margin,
+        log_e_harm=log_e_harm,
+        log_e_safe=log_e_safe,
+        weight=0.0 if guardrail.role is Role.MONITOR else weight,
+        impressions_stable=counts.matured[Arm.STABLE],
+        impressions_candidate=counts.matured[Arm.CANDIDATE],
+        conversions_stable=counts.value[Arm.STABLE],
+        conversions_candidate=counts.value[Arm.CANDIDATE],
+        missing=gap if gates and answer is not Answer.SAFE else "",
+        seconds_to_resolve=_seconds(look, guardrail, test, counts) if is_open else None,
+    )
+
+
+def _answer(look: Look, test: _Test, counts: Conversions, gates: bool, gap: str, log_e_safe: float) -> Answer:
     if not gates:
         return Answer.MONITORED
-    if not has_data:
+    if not counts.has_data:
         return Answer.NO_DATA
     if gap:
         return Answer.INSUFFICIENT
-    if not math.isfinite(theta):
+    if not math.isfinite(test.theta):
         return Answer.ERROR
     return Answer.SAFE if log_e_safe >= -math.log(look.plan.judge.alpha_advance) else Answer.UNDECIDED
 
 
-def relative(log_ratio: float) -> float:
-    """A log ratio as a relative change, finite whatever it is."""
-    return math.expm1(min(max(log_ratio, -MAX_LOG_EFFECT), MAX_LOG_EFFECT))
-
-
-class _Counts:
-    """Impressions and conversions behind one guardrail's estimates, over strata that both arms live in."""
-
-    def __init__(self, look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> None:
-        label = LABEL_OF[guardrail.metric]
-        self.name = CONVERSION_NAMES[guardrail.metric]
-        self.is_revenue = guardrail.metric is Metric.REVENUE_PER_IMPRESSION
-        self.conversion = Measure.CLICK if self.is_revenue else NUMERATOR_OF[label]
-        self.judge = look.plan.judge
-        sums_GSAKM = look.moments.sums_GSAKM
-        is_shared_HS = ratios.overlap_HS > 0
-        self.shared_HSAM = np.where(is_shared_HS[:, :, None, None], sums_GSAKM.sum(axis=3), 0)
-        self.matured_HA: IntArray = self.shared_HSAM[..., MATURED_OF[label]].sum(axis=1)
-        self.value_HA: IntArray = self.shared_HSAM[..., NUMERATOR_OF[label]].sum(axis=1)
-        self.conversions_HA: IntArray = self.shared_HSAM[..., self.conversion].sum(axis=1)
-        self.in_stage_HA: IntArray = self.shared_HSAM[..., self.conversion][:, look.in_present_stage].sum(axis=1)
-        self.buckets_H = ratios.buckets_H
-        overlap_H = ratios.overlap_HS.sum(axis=1)
-        in_stage_H = ratios.overlap_HS[:, look.in_present_stage].sum(axis=1)
-        self.stage_part_H = np.divide(in_stage_H, overlap_H, out=np.zeros(overlap_H.shape), where=overlap_H > 0)
-        if self.is_revenue:
-            self.lumps_HA = effective_count(sums_GSAKM[..., Measure.REVENUE].sum(axis=1))
-            rate_HS = np.divide(
-                self.shared_HSAM[:, :, Arm.STABLE, Measure.CLICK],
-                self.shared_HSAM[:, :, Arm.STABLE, Measure.MATURED_CLICK],
-                out=np.zeros(is_shared_HS.shape),
-                where=self.shared_HSAM[:, :, Arm.STABLE, Measure.MATURED_CLICK] > 0,
-            )
-            self.expected_H = (rate_HS * self.shared_HSAM[:, :, Arm.CANDIDATE, Measure.MATURED_CLICK]).sum(axis=1)
-        else:
-            self.expected_H = ratios.expected_H
-
-    def has_data(self, index: int) -> bool:
-        return bool(self.matured_HA[index].min() > 0)
-
-    def judges_harm(self, index: int) -> bool:
-        """Gated on what stable's rates promise, never on the candidate's own: a dead candidate must not hide."""
-        has_spread = not self.is_revenue or self.lumps_HA[index, Arm.STABLE] >= self.judge.min_buckets
-        is_expected = self.expected_H[index] >= self.judge.min_expected_conversions
-        return bool(is_expected and self.buckets_H[index] >= self.judge.min_buckets and has_spread)
-
-    def gap(self, index: int) -> str:
-        """What is missing before safety may be judged, in words."""
-        for arm in (Arm.CANDIDATE, Arm.STABLE):
-            have = int(self.conversions_HA[index, arm])
-            if have < self.judge.min_conversions:
-                return f"{have} of {self.judge.min_conversions} matured {self.name} on {arm.name.lower()}"
-        if self.buckets_H[index] < self.judge.min_buckets:
-            return f"users in {int(self.buckets_H[index])} of {self.judge.min_buckets} buckets"
-        if self.is_revenue and (lumps := float(self.lumps_HA[index].min())) < self.judge.min_buckets:
-            return f"revenue worth {lumps:.0f} of {self.judge.min_buckets} equal payers"
-        if self.expected_H[index] < self.judge.min_expected_conversions:
-            wanted = self.judge.min_expected_conversions
-            return f"{float(self.expected_H[index]):.0f} of {wanted:g} expected {self.name}"
-        return ""
-
-    def impressions(self, index: int, arm: Arm) -> int:
-        return int(self.matured_HA[index, arm])
-
-    def shown(self, index: int, arm: Arm) -> float:
-        return float(self.value_HA[index, arm]) / (FIXED_POINT if self.is_revenue else 1)
-
-    def seconds_until_enough(self, look: Look, index: int) -> float | None:
-        waits = [
-            look.seconds_until_count(have, in_stage, self.judge.min_conversions)
-            for have, in_stage in zip(
-                self.conversions_HA[index].tolist(), self.in_stage_HA[index].tolist(), strict=True
-            )
-            if have < self.judge.min_conversions
-        ]
-        known = [wait for wait in waits if wait is not None]
-        return max(known) if known and len(known) == len(waits) else None
-
-
-def _seconds(
-    look: Look, guardrail: GuardrailPlan, counts: _Counts, index: int, theta: float, se: float, margin: float
-) -> float | None:
+def _seconds(look: Look, guardrail: GuardrailPlan, test: _Test, counts: Conversions) -> float | None:
     """About how long until this gate is shown safe, if the estimate stays where it is."""
-    if counts.gap(index):
-        return counts.seconds_until_enough(look, index)
     judge = look.plan.judge
+    if counts.gap(judge):
+        return counts.seconds_until_enough(look)
+    distance = DIRECTION_OF[guardrail.metric] * test.theta - math.log1p(-test.margin)
 
     def is_safe(se_W: FloatArray) -> BoolArray:
-        t_W = evidence_for_safety(guardrail, np.array(margin), np.array(theta), se_W)
-        z_W = z_of_t(t_W, np.array(counts.buckets_H[index] - 1.0))
+        z_W = z_of_t(distance / se_W, np.full(se_W.shape, counts.buckets - 1.0))
         return np.asarray(log_e(z_W, se_W, judge.taus, judge.tau_weights) >= -math.log(judge.alpha_advance))
 
-    return look.seconds_until(is_safe, se, float(counts.stage_part_H[index]))
+    return look.seconds_until(is_safe, test.se, counts.stage_part)
 
 
 def _conversion_size(guardrail: GuardrailPlan, sums_GSAKM: IntArray) -> FloatArray:
     """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
-    totals_GM = sums_GSAKM.sum(axis=(1, 2, 3)).astype(np.float64)
     if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
-        return np.ones(totals_GM.shape[0])
+        return np.ones(len(sums_GSAKM))
+    totals_GM = sums_GSAKM.sum(axis=(1, 2, 3)).astype(np.float64)
     return np.asarray(totals_GM[:, Measure.REVENUE] / np.maximum(totals_GM[:, Measure.CLICK], 1.0))

@@ -50,8 +50,8 @@ def log_ratios(numerator_HSAK: IntArray, denominator_HSAK: IntArray, unit_H: Flo
     numerator_HSAJ, denominator_HSAJ = leave_one_out(numerator_HSAK), leave_one_out(denominator_HSAK)
     stable_HSJ, candidate_HSJ = denominator_HSAJ[:, :, Arm.STABLE], denominator_HSAJ[:, :, Arm.CANDIDATE]
     total_HSJ = stable_HSJ + candidate_HSJ
-    share_HSJ = _divide(stable_HSJ, total_HSJ)
-    counter_share_HSJ = _divide(candidate_HSJ, total_HSJ)
+    share_HSJ = divide(stable_HSJ, total_HSJ)
+    counter_share_HSJ = divide(candidate_HSJ, total_HSJ)
     above_HJ = (numerator_HSAJ[:, :, Arm.CANDIDATE] * share_HSJ).sum(axis=1)
     below_HJ = (numerator_HSAJ[:, :, Arm.STABLE] * counter_share_HSJ).sum(axis=1)
     overlap_HSJ = candidate_HSJ * share_HSJ
@@ -79,16 +79,21 @@ def jackknife_se(replicate_HJ: FloatArray, has_data_HK: BoolArray) -> FloatArray
     """Standard error of H statistics from their delete-one replicates, over buckets that hold data."""
     buckets_H = has_data_HK.sum(axis=1)
     without_HK = np.where(has_data_HK, replicate_HJ[:, 1:], 0.0)
-    mean_H = _divide(without_HK.sum(axis=1), buckets_H.astype(np.float64))
+    mean_H = divide(without_HK.sum(axis=1), buckets_H.astype(np.float64))
     spread_H = np.where(has_data_HK, np.square(without_HK - mean_H[:, None]), 0.0).sum(axis=1)
-    variance_H = spread_H * _divide(buckets_H - 1.0, buckets_H.astype(np.float64))
+    variance_H = spread_H * divide(buckets_H - 1.0, buckets_H.astype(np.float64))
     return np.asarray(np.maximum(np.sqrt(variance_H), MIN_STANDARD_ERROR), dtype=np.float64)
 
 
 def effective_count(value_K: IntArray) -> FloatArray:
     """How many equal lumps a sum is worth by its spread over the last axis: (Σv)²/Σv², Kish's effective size."""
     value = value_K.astype(np.float64)
-    return _divide(np.square(value.sum(axis=-1)), np.square(value).sum(axis=-1))
+    return divide(np.square(value.sum(axis=-1)), np.square(value).sum(axis=-1))
+
+
+def divide(above: FloatArray, below: FloatArray) -> FloatArray:
+    """Zero where there is nothing to divide by: an empty stratum then weighs nothing."""
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
 
 
 def _with_half_a_conversion(
@@ -105,14 +110,9 @@ def _with_half_a_conversion(
     stable_HJ = np.where(is_shared_HSJ, stable_HSJ, 0.0).sum(axis=1)
     candidate_HJ = np.where(is_shared_HSJ, candidate_HSJ, 0.0).sum(axis=1)
     total_HJ = stable_HJ + candidate_HJ
-    return above_HJ + half_H * _divide(stable_HJ, total_HJ), below_HJ + half_H * _divide(candidate_HJ, total_HJ)
+    return above_HJ + half_H * divide(stable_HJ, total_HJ), below_HJ + half_H * divide(candidate_HJ, total_HJ)
 
 
 def _expected(numerator_HSA: FloatArray, denominator_HSA: FloatArray) -> FloatArray:
-    rate_HS = _divide(numerator_HSA[..., Arm.STABLE], denominator_HSA[..., Arm.STABLE])
+    rate_HS = divide(numerator_HSA[..., Arm.STABLE], denominator_HSA[..., Arm.STABLE])
     return np.asarray((rate_HS * denominator_HSA[..., Arm.CANDIDATE]).sum(axis=1))
-
-
-def _divide(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Zero where there is nothing to divide by: an empty stratum then weighs nothing."""
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)

@@ -13,6 +13,7 @@ from control_plane.guardrails.estimate import BoolArray, FloatArray
 
 MAX_Z = 37.0  # Φ(−37) is the smallest tail that a double still tells from none
 INTERVAL_TAU = 0.05  # effect size, log ratio, at which a displayed interval is tightest: a few per cent
+MAX_LOG_EFFECT = math.log(1e6)  # shown effects end at a million-fold: beyond it is noise
 CULPRIT_FDR = 0.1  # share of innocents among the culprits named, on average
 
 
@@ -65,6 +66,11 @@ def half_width(se: FloatArray, degrees: FloatArray, *, alpha: float, tau: float 
         within = np.minimum(scores, MAX_Z)
         widening = -stdtrit(np.maximum(degrees, 1.0), ndtr(-within)) / within
     return np.asarray(se * scores * widening)
+
+
+def relative(log_ratio: float) -> float:
+    """A log ratio as a relative change, finite whatever it is."""
+    return math.expm1(min(max(log_ratio, -MAX_LOG_EFFECT), MAX_LOG_EFFECT))
 
 
 def log_mean(log_es: Sequence[float], weights: Sequence[float]) -> float:

@@ -28,14 +28,17 @@ from control_plane.guardrails.look import Look
 from control_plane.guardrails.novelty import novelty_objections
 from control_plane.guardrails.sample_ratio import cross_exposure, log_e_sample_ratio
 from control_plane.guardrails.sanity import check_moments, is_possible
-from control_plane.guardrails.scores import (
+from control_plane.guardrails.served_calibration import (
     CALIBRATION,
-    NORMALISED_ENTROPY,
     calibration_findings,
+    shadow_calibration_findings,
+)
+from control_plane.guardrails.shadow_entropy import (
+    NORMALISED_ENTROPY,
     entropy_findings,
     entropy_gap,
     is_information_lost,
-    shadow_calibration_findings,
+    surface_entropy_finding,
 )
 
 
@@ -141,7 +144,7 @@ def _in_watch(look: Look, health: Health) -> Verdict:
 
 def _served_findings(look: Look) -> tuple[Finding, ...]:
     """The shadow's entropy goes on weighing in the rollback mean, but has no say in later gates."""
-    entropy = replace(next(entropy_findings(look)), gates=False, missing="", seconds_to_resolve=None)
+    entropy = replace(surface_entropy_finding(look), gates=False, missing="", seconds_to_resolve=None)
     return (*engagement_findings(look), *calibration_findings(look), entropy)
 
 

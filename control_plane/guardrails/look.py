@@ -10,7 +10,7 @@ from control_plane.domain.moments import Measure, Moments
 from control_plane.domain.plan import GuardrailPlan, Role, RolloutPlan
 from control_plane.domain.rollout import Stage
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
-from control_plane.guardrails.estimate import BoolArray, FloatArray
+from control_plane.guardrails.estimate import BoolArray, FloatArray, divide
 
 LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
 WAITS_W = np.geomspace(1.0, LONGEST_WAIT_SECONDS, 500)  # 4 % apart: finer than any rate is known
@@ -45,7 +45,7 @@ class Look:
         """Conversions that the candidate would have by the stage's longest duration at stable's rates."""
         sums_GAM = self.moments.sums_GSAKM.sum(axis=(1, 3)).astype(np.float64)
         stable_G, candidate_G = sums_GAM[:, Arm.STABLE, matured], sums_GAM[:, Arm.CANDIDATE, matured]
-        rate_G = np.divide(sums_GAM[:, Arm.STABLE, measure], stable_G, out=np.zeros(stable_G.shape), where=stable_G > 0)
+        rate_G = divide(sums_GAM[:, Arm.STABLE, measure], stable_G)
         pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
         left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
         coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP

@@ -7,8 +7,9 @@ import numpy as np
 
 from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Role
 from control_plane.domain.verdict import percent
-from control_plane.guardrails.engagement import log_ratios_of, relative
+from control_plane.guardrails.engagement import log_ratios_of
 from control_plane.guardrails.estimate import BoolArray
+from control_plane.guardrails.evalue import relative
 from control_plane.guardrails.look import Look
 
 LAST_GATES = 2  # advances left up to full traffic at which the question is asked

@@ -3,7 +3,8 @@
 from control_plane.domain.moments import WHOLE_SURFACE
 from control_plane.domain.plan import DIRECTION_OF, Metric
 from control_plane.domain.verdict import Answer, Finding, percent
-from control_plane.guardrails.scores import CALIBRATION, NORMALISED_ENTROPY
+from control_plane.guardrails.served_calibration import CALIBRATION
+from control_plane.guardrails.shadow_entropy import NORMALISED_ENTROPY
 
 METRIC_NAMES = {
     Metric.CTR.value: "CTR",
@@ -48,7 +49,7 @@ def harm(finding: Finding, surface: str) -> str:
 def unproven(finding: Finding, surface: str) -> str:
     """Why a gate has not opened."""
     if finding.answer in (Answer.NO_DATA, Answer.INSUFFICIENT):
-        return f"{metric_name(finding)} on {place(finding, surface)}: {finding.missing or 'no data yet'}"
+        return f"{metric_name(finding)} on {place(finding, surface)}: {finding.missing or 'no data to compare yet'}"
     if finding.safe_margin is None:
         return estimate(finding, surface)
     if finding.metric == CALIBRATION:

@@ -1,0 +1,117 @@
+"""Impressions and conversions behind one guardrail's estimates: is there enough of them to be judged?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from control_plane.domain.moments import FIXED_POINT, MATURED_OF, NUMERATOR_OF, Measure
+from control_plane.domain.plan import LABEL_OF, GuardrailPlan, JudgePlan, Metric
+from control_plane.domain.split import Arm
+from control_plane.guardrails.estimate import FloatArray, IntArray, LogRatios, divide, effective_count
+from control_plane.guardrails.look import Look
+
+CONVERSION_NAMES = {
+    Metric.CTR: "clicks",
+    Metric.GOOD_CLICK_RATE: "good clicks",
+    Metric.HIDE_RATE: "hides",
+    Metric.REVENUE_PER_IMPRESSION: "clicks",  # revenue has no count of its own; the clicks it follows stand in
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversions:
+    """One segment's, over the strata that both arms live in; tuples by arm.
+
+    Attributes:
+        expected: the candidate's conversions at stable's rates.
+        payers: how many equal payers each arm's revenue is worth; infinite for metrics that count.
+        stage_part: the part of the comparable impressions that came in the present stage.
+        value: clicks, hides, … or revenue in currency units, as shown to people.
+    """
+
+    name: str
+    matured: tuple[int, int]
+    conversions: tuple[int, int]
+    in_stage: tuple[int, int]
+    value: tuple[float, float]
+    expected: float
+    buckets: int
+    payers: tuple[float, float]
+    stage_part: float
+
+    @property
+    def has_data(self) -> bool:
+        return min(self.matured) > 0
+
+    def judges_harm(self, plan: JudgePlan) -> bool:
+        """Gated on what stable's rates promise, never on the candidate's own: a dead candidate must not hide."""
+        is_expected = self.expected >= plan.min_expected_conversions
+        return is_expected and self.buckets >= plan.min_buckets <= self.payers[Arm.STABLE]
+
+    def gap(self, plan: JudgePlan) -> str:
+        """What is missing before safety may be judged, in words; empty if nothing is."""
+        for arm in (Arm.CANDIDATE, Arm.STABLE):
+            if self.conversions[arm] < plan.min_conversions:
+                return f"{self.conversions[arm]} of {plan.min_conversions} matured {self.name} on {arm.name.lower()}"
+        if self.buckets < plan.min_buckets:
+            return f"users in {self.buckets} of {plan.min_buckets} buckets"
+        if min(self.payers) < plan.min_buckets:
+            return f"revenue worth {min(self.payers):.0f} of {plan.min_buckets} equal payers"
+        if self.expected < plan.min_expected_conversions:
+            return f"{self.expected:.0f} of {plan.min_expected_conversions:g} expected {self.name}"
+        return ""
+
+    def seconds_until_enough(self, look: Look) -> float | None:
+        """When both arms have the conversions the plan asks for; None if that cannot be told."""
+        wanted = look.plan.judge.min_conversions
+        waits = [
+            look.seconds_until_count(have, in_stage, wanted)
+            for have, in_stage in zip(self.conversions, self.in_stage, strict=True)
+            if have < wanted
+        ]
+        known = [wait for wait in waits if wait is not None]
+        return max(known) if known and len(known) == len(waits) else None
+
+
+def conversion_of(metric: Metric) -> Measure:
+    return Measure.CLICK if metric is Metric.REVENUE_PER_IMPRESSION else NUMERATOR_OF[LABEL_OF[metric]]
+
+
+def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> list[Conversions]:
+    """Per segment; `ratios` are the guardrail's over all strata."""
+    label, counted = LABEL_OF[guardrail.metric], conversion_of(guardrail.metric)
+    sums_GSAKM = look.moments.sums_GSAKM
+    is_revenue = guardrail.metric is Metric.REVENUE_PER_IMPRESSION
+    shared_GSAM = np.where(ratios.overlap_HS[:, :, None, None] > 0, sums_GSAKM.sum(axis=3), 0)
+    conversions_GSA = shared_GSAM[..., counted]
+    value_GA = shared_GSAM[..., NUMERATOR_OF[label]].sum(axis=1) / (FIXED_POINT if is_revenue else 1)
+    in_stage_GA = conversions_GSA[:, look.in_present_stage].sum(axis=1)
+    overlap_G = ratios.overlap_HS.sum(axis=1)
+    stage_part_G = divide(ratios.overlap_HS[:, look.in_present_stage].sum(axis=1), overlap_G)
+    expected_G = _expected_clicks(shared_GSAM) if is_revenue else ratios.expected_H
+    payers_GA = effective_count(sums_GSAKM[..., Measure.REVENUE].sum(axis=1))
+    payers_GA = payers_GA if is_revenue else np.full(payers_GA.shape, np.inf)
+    return [
+        Conversions(
+            name=CONVERSION_NAMES[guardrail.metric],
+            matured=_pair(shared_GSAM[index, :, :, MATURED_OF[label]].sum(axis=0)),
+            conversions=_pair(conversions_GSA[index].sum(axis=0)),
+            in_stage=_pair(in_stage_GA[index]),
+            value=(float(value_GA[index, 0]), float(value_GA[index, 1])),
+            expected=float(expected_G[index]),
+            buckets=int(ratios.buckets_H[index]),
+            payers=(float(payers_GA[index, 0]), float(payers_GA[index, 1])),
+            stage_part=float(stage_part_G[index]),
+        )
+        for index in range(len(look.moments.segments))
+    ]
+
+
+def _expected_clicks(shared_GSAM: IntArray) -> FloatArray:
+    shared = shared_GSAM.astype(np.float64)
+    rate_GS = divide(shared[:, :, Arm.STABLE, Measure.CLICK], shared[:, :, Arm.STABLE, Measure.MATURED_CLICK])
+    return np.asarray((rate_GS * shared[:, :, Arm.CANDIDATE, Measure.MATURED_CLICK]).sum(axis=1))
+
+
+def _pair(count_A: IntArray) -> tuple[int, int]:
+    return int(count_A[Arm.STABLE]), int(count_A[Arm.CANDIDATE])

@@ -1,0 +1,145 @@
+"""Findings on the shadow's pairs: does the candidate know as much of who will click as stable does?"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from control_plane.domain.moments import PairMeasure
+from control_plane.domain.verdict import Answer, Finding
+from control_plane.guardrails.estimate import BoolArray, FloatArray
+from control_plane.guardrails.evalue import INTERVAL_TAU, half_width, log_e, z_of_t
+from control_plane.guardrails.look import Look
+from control_plane.guardrails.paired_entropy import EntropyDifferences, entropy_differences
+
+NORMALISED_ENTROPY = "ne"
+TAU_SCALE = 1 / 3  # entropy margins are a third of CTR's, and so are the effects worth looking for
+CLEARLY = 2.0  # standard errors; decides whom to blame, never whether to roll back
+MAX_DIFFERENCE = 1e6  # shown differences end here: beyond it is noise
+
+
+def entropy_findings(look: Look) -> Iterator[Finding]:
+    """The surface decides, view types are told. Higher entropy is worse."""
+    found = entropy_differences(look.moments.pairs_GKP)
+    yield _of_surface(look, found)
+    for index in range(1, len(look.moments.segments)):
+        yield _told(look, found, index, Answer.MONITORED)
+
+
+def surface_entropy_finding(look: Look) -> Finding:
+    """The one that weighs in the rollback mean, in every phase."""
+    return _of_surface(look, entropy_differences(look.moments.pairs_GKP[:1]))
+
+
+def entropy_gap(look: Look) -> str:
+    """What the shadow lacks before it may be judged, in words; empty if nothing."""
+    shadow, matured, clicks = look.plan.shadow, _sum(look, PairMeasure.MATURED), _sum(look, PairMeasure.CLICK)
+    if matured < shadow.min_pairs:
+        return f"{matured} of {shadow.min_pairs} matured shadow-scored impressions"
+    if clicks < shadow.min_conversions:
+        return f"{clicks} of {shadow.min_conversions} matured clicks"
+    buckets = int((look.moments.pairs_GKP[0, :, PairMeasure.MATURED] > 0).sum())
+    if buckets < look.plan.judge.min_buckets:
+        return f"users in {buckets} of {look.plan.judge.min_buckets} buckets"
+    return ""
+
+
+def is_information_lost(look: Look) -> bool:
+    """Whether entropy is clearly lost in the shadow even when each model's mean score is taken to be right.
+
+    No calibrator does that. In doubt the answer is no: blame on a trunk takes it off every surface.
+    """
+    found = entropy_differences(look.moments.pairs_GKP[:1])
+    lower = float(found.unexplained_G[0]) - CLEARLY * float(found.se_G[0])
+    return math.isfinite(lower) and lower > look.plan.shadow.ne_harm_margin
+
+
+def _of_surface(look: Look, found: EntropyDifferences) -> Finding:
+    shadow, judge = look.plan.shadow, look.plan.judge
+    gap, is_known = entropy_gap(look), _is_known(look, found, 0)
+    difference, se, degrees = float(found.difference_G[0]), found.se_G[:1], float(found.buckets_G[0] - 1)
+    harm = float(_log_e(look, (difference - shadow.ne_harm_margin) / se, se, degrees)[0]) if is_known else 0.0
+    safe = float(_log_e(look, (shadow.ne_safe_margin - difference) / se, se, degrees)[0]) if is_known else 0.0
+    safe = 0.0 if gap else safe
+    if harm >= -math.log(judge.alpha_rollback):
+        answer = Answer.HARM
+    elif gap or not is_known:
+        answer = Answer.INSUFFICIENT if _sum(look, PairMeasure.PAIRS) else Answer.NO_DATA
+    else:
+        answer = Answer.SAFE if safe >= -math.log(judge.alpha_advance) else Answer.UNDECIDED
+    return _told(look, found, 0, answer, log_e_harm=harm, log_e_safe=safe, gap=gap)
+
+
+def _told(
+    look: Look,
+    found: EntropyDifferences,
+    index: int,
+    answer: Answer,
+    *,
+    log_e_harm: float = 0.0,
+    log_e_safe: float = 0.0,
+    gap: str = "",
+) -> Finding:
+    pairs_P = look.moments.pairs_GKP[index].sum(axis=0).tolist()
+    is_known, decides = _is_known(look, found, index), index == 0
+    difference, se, degrees = found.difference_G[index], found.se_G[index], found.buckets_G[index] - 1.0
+    width = half_width(se, degrees, alpha=look.plan.judge.alpha_rollback, tau=INTERVAL_TAU * TAU_SCALE)
+    return Finding(
+        metric=NORMALISED_ENTROPY,
+        segment=look.moments.segments[index],
+        answer=answer,
+        gates=decides,
+        effect=_clipped(difference) if is_known else None,
+        lower=_clipped(difference - width) if is_known else None,
+        upper=_clipped(difference + width) if is_known else None,
+        standard_error=float(se) if is_known else None,
+        harm_margin=look.plan.shadow.ne_harm_margin,
+        safe_margin=look.plan.shadow.ne_safe_margin,
+        log_e_harm=log_e_harm,
+        log_e_safe=log_e_safe,
+        weight=look.weights.rest if decides else 0.0,
+        impressions_stable=pairs_P[PairMeasure.MATURED],
+        impressions_candidate=pairs_P[PairMeasure.MATURED],
+        conversions_stable=float(pairs_P[PairMeasure.CLICK]),
+        conversions_candidate=float(pairs_P[PairMeasure.CLICK]),
+        missing=gap,
+        seconds_to_resolve=_seconds(look, found, answer) if decides else None,
+    )
+
+
+def _seconds(look: Look, found: EntropyDifferences, answer: Answer) -> float | None:
+    shadow = look.plan.shadow
+    if answer is Answer.INSUFFICIENT:
+        matured, clicks = _sum(look, PairMeasure.MATURED), _sum(look, PairMeasure.CLICK)
+        pairs_wait = look.seconds_until_count(matured, matured, shadow.min_pairs)
+        click_wait = look.seconds_until_count(clicks, clicks, shadow.min_conversions)
+        return None if pairs_wait is None or click_wait is None else max(pairs_wait, click_wait)
+    if answer is not Answer.UNDECIDED:
+        return None
+    distance, degrees = shadow.ne_safe_margin - float(found.difference_G[0]), float(found.buckets_G[0] - 1)
+
+    def is_safe(se_W: FloatArray) -> BoolArray:
+        log_e_W = _log_e(look, distance / se_W, se_W, degrees)
+        return np.asarray(log_e_W >= -math.log(look.plan.judge.alpha_advance))
+
+    return look.seconds_until(is_safe, float(found.se_G[0]), 1.0)
+
+
+def _log_e(look: Look, t_W: FloatArray, se_W: FloatArray, degrees: float) -> FloatArray:
+    taus = [tau * TAU_SCALE for tau in look.plan.judge.taus]
+    return log_e(z_of_t(t_W, np.full(t_W.shape, degrees)), se_W, taus, look.plan.judge.tau_weights)
+
+
+def _is_known(look: Look, found: EntropyDifferences, index: int) -> bool:
+    clicks = int(look.moments.pairs_GKP[index, :, PairMeasure.CLICK].sum())
+    has_enough = clicks >= look.plan.judge.min_expected_conversions
+    has_users = int(found.buckets_G[index]) >= look.plan.judge.min_buckets
+    return has_enough and has_users and math.isfinite(found.difference_G[index])
+
+
+def _sum(look: Look, measure: PairMeasure) -> int:
+    return int(look.moments.pairs_GKP[0, :, measure].sum())
+
+
+def _clipped(difference: float) -> float:
+    return float(min(max(difference, -MAX_DIFFERENCE), MAX_DIFFERENCE))

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install playwright")
+
 from playwright.sync_api import Browser, Page, expect
 
 from control_plane.app import create_app

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class CommitLog:
         self._lock = threading.Lock()
         self._number = 0
         self._visible: dict[str, Segment] = {}
+        self._checkpoint_seen: tuple[int, int] | None = None
 
     def visible(self) -> dict[str, Segment]:
         """Every file that counts now, by path."""
@@ -51,7 +53,8 @@ class CommitLog:
             with self._lock:
                 return self._take_next_number(staged, removes)
         finally:
-            staged.unlink(missing_ok=True)
+            with suppress(OSError):  # it may be committed by now, whatever becomes of the first name
+                staged.unlink(missing_ok=True)
 
     def _take_next_number(self, staged: Path, removes: Iterable[str]) -> bool:
         while True:
@@ -106,11 +109,16 @@ class CommitLog:
         return self._number
 
     def _load_checkpoint(self) -> bool:
-        """Jump forward to the checkpoint if it lies ahead."""
+        """Jump forward to the checkpoint if there is another one than at the last look, and it lies ahead."""
+        path = self._folder / "checkpoint.json"
         try:
-            content = json.loads((self._folder / "checkpoint.json").read_text())
+            found = path.stat()
+            if self._checkpoint_seen == (found.st_ino, found.st_mtime_ns):
+                return False
+            content = json.loads(path.read_text())
         except FileNotFoundError:
             return False
+        self._checkpoint_seen = (found.st_ino, found.st_mtime_ns)
         if content["number"] <= self._number:
             return False
         self._number = content["number"]

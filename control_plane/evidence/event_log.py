@@ -31,6 +31,7 @@ DAY_MS = 86_400_000
 COMPACT_AT = 16  # small segments of one partition before they become one
 SMALL_ROWS = 65_536  # a segment below this is small; about half a row group of Parquet
 ORPHAN_SECONDS = 3_600.0  # a file in no commit for this long belongs to a writer that died
+FORGET_SUMS_SECONDS = 14 * 86_400.0  # remembered sums this old cost less to compute again than to keep
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -117,19 +118,14 @@ class EventLog:
         return True
 
     def sweep(self, *, min_age_seconds: float = ORPHAN_SECONDS) -> int:
-        """Delete files that no commit names and nobody has written for a while; return how many."""
-        oldest = time.time() - min_age_seconds
+        """Delete files that no commit names and nobody has written for a while, and sums that no rollout asked
+        for lately; return how many."""
         files = [path for kind in EventKind for path in (self.root / kind).rglob("*") if path.is_file()]
         files += (self.root / "commits").glob(".*.tmp")
         visible = self._commits.visible()
         orphans = [path for path in files if str(path.relative_to(self.root)) not in visible]
-        swept = 0
-        for path in orphans:
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime <= oldest:
-                    path.unlink()
-                    swept += 1
-        return swept
+        sums = [path for path in (self.root / "sums").rglob("*") if path.is_file()]
+        return _delete_older(orphans, min_age_seconds) + _delete_older(sums, FORGET_SUMS_SECONDS)
 
     def _tidy(self, staged: Mapping[Partition, Segment]) -> None:
         """Keep the number of files small; the events are safe already, so a failure here waits for next time."""
@@ -143,8 +139,7 @@ class EventLog:
                 self.sweep()
 
     def _write(self, partition: Partition, name: str, table: pa.Table, *, mark: int) -> Segment:
-        folder = self.root / partition.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._folder_of(partition)
         temporary, final = folder / f".{name}.tmp", folder / f"{name}.parquet"
         try:
             with temporary.open("xb") as file:
@@ -157,6 +152,14 @@ class EventLog:
             temporary.unlink(missing_ok=True)
             raise
         return Segment(path=f"{partition.folder}/{name}.parquet", rows=table.num_rows, mark=mark)
+
+    def _folder_of(self, partition: Partition) -> Path:
+        folder = self.root / partition.folder
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in (folder.parent, folder.parent.parent, self.root):  # their new entries must last, too
+                sync_folder(parent)
+        return folder
 
     def _discard(self, segments: Iterable[Segment]) -> None:
         for segment in segments:
@@ -190,6 +193,17 @@ def _partitioned(table: pa.Table, kind: EventKind) -> Iterator[tuple[Partition, 
 def _partition_of(path: str) -> Partition:
     kind, day, shard, _ = path.split("/")
     return Partition(kind=EventKind(kind), day=int(day.partition("=")[2]), shard=int(shard.partition("=")[2]))
+
+
+def _delete_older(paths: Iterable[Path], min_age_seconds: float) -> int:
+    oldest = time.time() - min_age_seconds
+    deleted = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime <= oldest:
+                path.unlink()
+                deleted += 1
+    return deleted
 
 
 def _mark(name: str, partition: Partition) -> int:

@@ -26,6 +26,13 @@ SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinit
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
 
+# Files are read once: keeping their bytes would make memory grow with the log.
+SETTINGS = """
+SET enable_progress_bar = false;
+SET preserve_insertion_order = false;
+SET enable_external_file_cache = false;
+"""
+
 # Events are one if they share these columns; where they differ in others, the row that sorts first counts.
 IDENTITY = {
     EventKind.EXPOSURE: ("day", "user_key", "impression_id"),
@@ -181,7 +188,7 @@ class PartitionQuery:
             "temp_directory": str(scratch),
         }
         self._connection = duckdb.connect(":memory:", config=config)
-        self._connection.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false;" + MACROS)
+        self._connection.execute(SETTINGS + MACROS)
 
     def __enter__(self) -> Self:
         return self

@@ -176,6 +176,18 @@ def _append_and_die(root: Path, renames: int) -> None:
     EventLog(root).append(exposures(200, first=1_000))
 
 
+def test_sums_that_nobody_asked_for_lately_are_forgotten(tmp_path: Path) -> None:
+    log = a_log(tmp_path, random_events(1))
+    moments(log, a_query(as_of_ms=START_MS + 9 * DAY_MS))
+    remembered = list((tmp_path / "sums").rglob("*.npz"))
+    for path in remembered[1:]:
+        os.utime(path, (0, 0))
+
+    log.sweep()
+
+    assert list((tmp_path / "sums").rglob("*.npz")) == remembered[:1]
+
+
 def test_a_full_disk_refuses_the_batch_keeps_nothing_and_takes_the_next(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     log.append(exposures(60))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from control_plane.domain.events import Label
 from control_plane.domain.moments import Measure, Moments
+from control_plane.evidence import shard_sums
 from control_plane.evidence.aggregate import moments
 from control_plane.evidence.event_log import DAY_MS
+from tests.builders import CANDIDATE
 from tests.evidence.brute_force import brute_force
 from tests.evidence.events import (
     DAY,
@@ -77,6 +79,36 @@ def test_moments_do_not_depend_on_how_events_came_in(
 
         assert_identical(in_pieces, at_once)
         assert_identical(moments(log, query), at_once)
+
+
+def test_large_days_are_summed_shard_by_shard_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = random_events(7, days=2)
+    log = a_log(tmp_path, events)
+    query = a_query(as_of_ms=START_MS + 2 * DAY_MS + HOUR_MS)
+
+    monkeypatch.setattr(shard_sums, "ROWS_AT_ONCE", 20)
+
+    assert_identical(moments(log, query), brute_force(events, query))
+
+
+def test_users_of_more_generations_than_a_word_has_bits_for_are_told_apart(tmp_path: Path) -> None:
+    draw = random.Random(8)
+    events = [
+        an_exposure(
+            impression_id=number,
+            user_key=draw.randrange(60),
+            served_at_ms=START_MS + draw.randrange(2 * DAY_MS),
+            generation=draw.randrange(1, 80),
+            **draw.choice(({"arm": "stable"}, {"arm": "candidate", "version_id": CANDIDATE})),
+        )
+        for number in range(1_000)
+    ]
+    query = a_query(shares=dict.fromkeys(range(1, 80), 5_000), since_ms=START_MS)
+
+    found = moments(a_log(tmp_path, events), query)
+
+    assert 0 < found.cross_exposed_users < 60
+    assert_identical(found, brute_force(events, query))
 
 
 def test_compaction_changes_no_sum(tmp_path: Path) -> None:

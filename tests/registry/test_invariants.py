@@ -1,14 +1,15 @@
 """What must always be true, after any sequence of deeds, those that are refused included."""
 
 import json
+import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
@@ -16,23 +17,18 @@ from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.model_version import ModelVersion, Part, Surface
-from control_plane.domain.rollout import ACTIVE, Command
+from control_plane.domain.rollout import ACTIVE, Command, Phase
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import history, model_versions, rollouts, surfaces
+from control_plane.registry import evidence, history, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
 from tests.registry.scene import SEARCH
 
 SURFACES = (HOME_FEED, SEARCH)
-VERSIONS = {  # on each surface; every trunk is on both, and two versions share one
-    surface: (
-        a_version("first", surface=surface, trunk="old"),
-        a_version("second", surface=surface, trunk="new"),
-        a_version("third", surface=surface, trunk="new"),
-        a_version("fourth", surface=surface, trunk="newest"),
-    )
+VERSIONS = {  # every trunk is on both surfaces, and two or three versions share one
+    surface: tuple(a_version(f"v{number}", surface=surface, trunk=f"trunk {number // 3}") for number in range(14))
     for surface in SURFACES
 }
 
@@ -80,6 +76,22 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Walk:
+    """Start and advance on passing verdicts, some way."""
+
+    surface: Surface
+    steps: int
+
+    def do(self, session: Session) -> None:
+        for _ in range(self.steps):
+            for rollout in rollouts.list_rollouts(session, surface=self.surface, active_only=True):
+                pending = rollout.phase is Phase.PENDING
+                passing = None if pending else scene.a_passing_verdict(session, rollout.rollout_id)
+                command = Command.START if pending else Command.ADVANCE
+                scene.commanded(session, rollout.rollout_id, command, verdict_id=passing)
+
+
+@dataclass(frozen=True)
 class Press:
     surface: Surface
 
@@ -107,7 +119,7 @@ class Release:
         rollouts.release_quarantine(session, digest, by="ada", reason="", now=NOON)
 
 
-Deed = Create | Adopt | Order | Press | Quarantine | Release
+Deed = Create | Adopt | Order | Walk | Press | Quarantine | Release
 surface_names = st.sampled_from(SURFACES)
 versions = surface_names.flatmap(lambda surface: st.sampled_from(VERSIONS[surface]))
 parts = st.sampled_from([Part.TRUNK, Part.CALIBRATOR])
@@ -119,18 +131,14 @@ orders = st.builds(
     reason=st.sampled_from(["", "because"]),
     generations_behind=st.sampled_from([0, 0, 0, 1]),
 )
-forward = st.builds(
-    Order,
-    surface=surface_names,
-    command=st.sampled_from([Command.START, Command.ADVANCE]),
-    outcome=st.just(Outcome.ADVANCE),
-    reason=st.just(""),
-    generations_behind=st.just(0),
-)
+creations = st.builds(Create, versions)
+walks = st.builds(Walk, surface_names, st.integers(1, 7))
 deeds: st.SearchStrategy[Deed] = st.one_of(
-    st.builds(Create, versions),
-    forward,
-    forward,
+    creations,
+    creations,
+    walks,
+    walks,
+    orders,
     orders,
     st.builds(Adopt, versions),
     st.builds(Press, surface_names),
@@ -139,21 +147,56 @@ deeds: st.SearchStrategy[Deed] = st.one_of(
 )
 
 
-@given(sequence=st.lists(deeds, min_size=5, max_size=30))
-@settings(max_examples=30, deadline=None)
+@given(sequence=st.lists(deeds, min_size=10, max_size=30))
+@settings(max_examples=15, deadline=None)
 def test_invariants_hold_after_every_deed(sqlite_template: Path, sequence: list[Deed]) -> None:
     with a_registry(sqlite_template) as sessions:
-        for deed in sequence:
-            try:
-                with sessions.writing() as session:
-                    before = everything(session)
-                    deed.do(session)
-            except ControlPlaneError:
-                with sessions.reading() as session:
-                    assert everything(session) == before, f"{deed} was refused, and changed something"
+        live(sessions, sequence)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_invariants_hold_over_a_long_life(sqlite_template: Path, seed: int) -> None:
+    """What Hypothesis rarely writes: lives that reach far, with rollouts that finish and are taken back."""
+    chance = random.Random(seed)
+    with a_registry(sqlite_template) as sessions:
+        live(sessions, (a_deed(chance) for _ in range(100)))
+
+
+def a_deed(chance: random.Random) -> Deed:
+    surface = chance.choice(SURFACES)
+    version, part = chance.choice(VERSIONS[surface]), chance.choice([Part.TRUNK, Part.CALIBRATOR])
+    order = Order(
+        surface=surface,
+        command=chance.choice(list(Command)),
+        outcome=chance.choice([None, *Outcome]),
+        reason=chance.choice(["", "", "because"]),
+        generations_behind=chance.choice([0, 0, 0, 1]),
+    )
+    choices: tuple[Deed, ...] = (
+        Create(version),
+        Walk(surface, chance.randint(1, 7)),
+        order,
+        Adopt(version),
+        Press(surface),
+        Quarantine(version, part),
+        Release(version, part),
+    )
+    return chance.choices(choices, weights=(25, 25, 25, 5, 3, 3, 14))[0]
+
+
+def live(sessions: Sessions, sequence: Iterable[Deed]) -> None:
+    for deed in sequence:
+        try:
+            with sessions.writing() as session:
+                before = everything(session)
+                deed.do(session)
+        except ControlPlaneError:
             with sessions.reading() as session:
-                check_surfaces(session)
-                check_histories(session)
+                assert everything(session) == before, f"{deed} was refused, and changed something"
+        with sessions.reading() as session:
+            check_surfaces(session)
+    with sessions.reading() as session:
+        check_histories(session)
 
 
 @contextmanager
@@ -211,6 +254,23 @@ def check_histories(session: Session) -> None:
     for state in surfaces.list_surfaces(session):
         entries = history.list_history(session, state.surface, limit=10_000)[::-1]
         assert [entry.seq for entry in entries] == list(range(state.generation + 1))
-        for _, entry in pairwise(entries):
-            grew = json.loads(entry.after)["candidate_bp"] - json.loads(entry.before)["candidate_bp"]
-            assert grew <= 0 or (entry.command == "advance" and (entry.verdict_id is not None or entry.reason))
+        taken_back: set[str] = set()
+        for entry in entries[1:]:
+            before, after = json.loads(entry.before), json.loads(entry.after)
+            assert not taken_back & {after["stable"], after["candidate"], after["shadow"]}
+            if entry.command in ("roll_back", "abort"):
+                taken_back |= {before["candidate"], before["shadow"]} - {None}
+                taken_back |= {before["stable"]} - {after["stable"]}
+            grew = after["candidate_bp"] - before["candidate_bp"]
+            assert grew <= 0 or (entry.command == "advance" and (entry.reason or passed(session, entry)))
+
+
+def passed(session: Session, entry: history.Entry) -> bool:
+    if entry.verdict_id is None:
+        return False
+    stored = evidence.get_verdict(session, entry.verdict_id)
+    return (stored.verdict.outcome, stored.verdict.generation, stored.rollout_id) == (
+        Outcome.ADVANCE,
+        entry.seq - 1,
+        entry.rollout_id,
+    )

@@ -69,7 +69,9 @@ class Simulation:
         self.checks.record(SOUND_DONE, is_done, ", ".join(f"{name}: {r['phase']}" for name, r in found.items()))
         starts = {surface: rollout["started_at"] or "" for surface, rollout in found.items()}
         upstream = max(starts["home_feed"], starts["search"])
-        self.checks.record(SOUND_ORDER, bool(upstream) and starts["related_pins"] > upstream, f"{starts}")
+        order = ", ".join(f"{surface}: {start or 'never'}" for surface, start in starts.items())
+        self.checks.record(SOUND_ORDER, bool(upstream) and starts["related_pins"] > upstream, order)
+        self._withdraw(rollouts, found, "did not finish in time")
         return {"event_days": days}
 
     def broken_calibrator(self, candidates: Mapping[str, str]) -> Json:
@@ -91,11 +93,7 @@ class Simulation:
             went_on,
             ", ".join(f"{name}: {r['phase']}, {r['candidate_bp'] / 100:g} %" for name, r in found.items()),
         )
-        for surface, rollout in found.items():
-            if rollout["phase"] not in FINISHED:
-                reason = "withdrawn until search has a calibrator that fits"
-                self.world.control.command(rollouts[surface], "abort", reason)
-        self.world.follow()
+        self._withdraw(rollouts, found, "withdrawn until search has a calibrator that fits")
         return {"event_days": days, "reason": _reason(search)}
 
     def broken_trunk(self, candidates: Mapping[str, str]) -> Json:
@@ -107,6 +105,7 @@ class Simulation:
         is_quarantined = trunks <= self._quarantined()
         self.checks.record(TRUNK_QUARANTINED, is_quarantined, ", ".join(sorted(trunk[:19] for trunk in trunks)))
         changes = {surface: self._last_change(surface) for surface in rollouts}
+        self._withdraw(rollouts, found, "did not finish in time")
         gone = all(rollout["phase"] == "rolled_back" for rollout in found.values())
         left_at = sorted({change["at"] for change in changes.values()})
         self.checks.record(TRUNK_ONE_STEP, gone and len(left_at) == 1, f"all left at {', '.join(left_at)}")
@@ -161,6 +160,13 @@ class Simulation:
                 self.narrator.say(
                     f"  day {day:5.2f}  {_where(surface, rollout):26} {self._last_change(surface)['reason']}"
                 )
+
+    def _withdraw(self, rollouts: Mapping[str, int], found: Mapping[str, Json], reason: str) -> None:
+        """End by hand what is still under way, so that the next chapter finds the surfaces free."""
+        for surface, rollout in found.items():
+            if rollout["phase"] not in FINISHED:
+                self.world.control.command(rollouts[surface], "abort", reason)
+        self.world.follow()
 
     def _last_change(self, surface: str) -> Json:
         """The surface's latest line of history."""

@@ -79,15 +79,28 @@ class World:
         return found
 
     def _is_moving(self) -> bool:
-        """Loading, not yet looked at since it loaded, or ordered and not yet served."""
-        for rollout in self.active():
-            if rollout["phase"] == "warming":
-                return True
-            if rollout["phase"] == "shadow" and self.control.rollout(rollout["rollout_id"])["verdict"] is None:
-                return True
+        """Whether the scheduler or a runtime has work left that the present moment allows.
+
+        Traffic played meanwhile would be judged half: its exposures, but not yet its clicks.
+        """
+        if any(self._is_on_its_way(rollout) for rollout in self.active()):
+            return True
         wanted = {state["surface"]: state["generation"] for state in items(self.control.get("/v1/surfaces"))}
         runtimes = items(self.control.get("/v1/runtimes"))
         return not any(_serves(runtime, wanted) for runtime in runtimes)
+
+    def _is_on_its_way(self, rollout: Json) -> bool:
+        """Free to start, loading, or not yet looked at since it loaded."""
+        match rollout["phase"]:
+            case "pending":
+                blocked = self.control.get(f"/v1/releases/{rollout['release_id']}")["blocked"]
+                return rollout["surface"] not in blocked
+            case "warming":
+                return True
+            case "shadow":
+                return bool(self.control.rollout(rollout["rollout_id"])["verdict"] is None)
+            case _:
+                return False
 
 
 def _serves(runtime: Json, wanted: dict[str, int]) -> bool:

@@ -159,13 +159,13 @@ def duration(seconds: float) -> str:
     """The two largest units that matter to someone who waits: '1 d 4 h', '38 min', '12 s'."""
     seconds = max(0.0, seconds)
     if seconds < MINUTE:
-        return f"{round(seconds)} s"
+        return f"{int(seconds)} s"
     if seconds < HOUR:
-        return f"{round(seconds / MINUTE)} min"
+        return f"{int(seconds / MINUTE)} min"
     if seconds < DAY:
-        hours, minutes = divmod(round(seconds / MINUTE), 60)
+        hours, minutes = divmod(int(seconds / MINUTE), 60)
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(round(seconds / HOUR), 24)
+    days, hours = divmod(int(seconds / HOUR), 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
@@ -183,10 +183,10 @@ def about_until(until: datetime | None, now: datetime) -> str:
 
 
 def moment(at: datetime, now: datetime) -> str:
-    """Clock time in UTC, with the date where it is not today's."""
-    at = at.astimezone(UTC)
-    is_today = at.date() == now.astimezone(UTC).date()
-    return at.strftime("%H:%M UTC") if is_today else at.strftime("%-d %b %H:%M UTC")
+    """Clock time in UTC, with the date where it is not today's, and the year where it is not this one."""
+    at, now = at.astimezone(UTC), now.astimezone(UTC)
+    day = "" if at.date() == now.date() else f"{at.day} {at:%b} " if at.year == now.year else f"{at.day} {at:%b %Y} "
+    return f"{day}{at:%H:%M} UTC"
 
 
 def full_moment(at: datetime) -> str:

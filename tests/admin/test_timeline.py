@@ -1,0 +1,72 @@
+import pytest
+
+from control_plane.admin.rollout import legal_commands
+from control_plane.admin.timeline import Mark, timeline
+from control_plane.domain.rollout import Command, Phase
+from tests.builders import NOON, a_plan, a_rollout
+
+
+def test_the_way_has_every_share_between_shadow_and_done() -> None:
+    labels = [step.label for step in timeline(a_rollout(Phase.PENDING))]
+
+    assert labels == ["Warm up", "Shadow", "1 %", "25 %", "100 %, watched", "Done"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "marks"),
+    [
+        (Phase.PENDING, -1, "c....."),
+        (Phase.WARMING, -1, "c....."),
+        (Phase.SHADOW, -1, "dc...."),
+        (Phase.RAMPING, 0, "ddc..."),
+        (Phase.RAMPING, 1, "dddc.."),
+        (Phase.WATCHING, 2, "ddddc."),
+        (Phase.DONE, 2, "dddddd"),
+        (Phase.ROLLED_BACK, 1, "dddx.."),
+        (Phase.ROLLED_BACK, -1, "dx...."),
+    ],
+)
+def test_what_is_behind_is_done_and_what_is_ahead_is_next(phase: Phase, step: int, marks: str) -> None:
+    letters = {Mark.DONE: "d", Mark.CURRENT: "c", Mark.PAUSED: "p", Mark.STOPPED: "x", Mark.NEXT: "."}
+
+    assert "".join(letters[found.mark] for found in timeline(a_rollout(phase, step=step))) == marks
+
+
+@pytest.mark.parametrize("phase", [Phase.HELD, Phase.EXPIRED])
+def test_a_paused_rollout_stands_where_it_was(phase: Phase) -> None:
+    steps = timeline(a_rollout(phase, step=1, paused_phase=Phase.RAMPING))
+
+    assert [step.mark for step in steps].index(Mark.PAUSED) == 3
+
+
+def test_approvals_are_announced() -> None:
+    plan = a_plan(steps=[{"share": "1%", "approvals": 2}, {"share": "100%"}])
+
+    assert "2 approvals" in timeline(a_rollout(Phase.SHADOW, plan=plan))[2].note
+
+
+@pytest.mark.parametrize(
+    ("phase", "commands"),
+    [
+        (Phase.PENDING, {Command.START, Command.ABORT}),
+        (Phase.WARMING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
+        (Phase.RAMPING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
+        (Phase.WATCHING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
+        (Phase.HELD, {Command.RESUME, Command.ABORT}),
+        (Phase.EXPIRED, {Command.RESUME, Command.ABORT}),
+        (Phase.DONE, set()),
+        (Phase.ROLLED_BACK, set()),
+    ],
+)
+def test_only_what_the_phase_takes_gets_a_button(phase: Phase, commands: set[Command]) -> None:
+    assert set(legal_commands(a_rollout(phase), NOON)) == commands
+
+
+def test_approving_is_offered_while_approvals_are_missing() -> None:
+    plan = a_plan(steps=[{"share": "1%", "approvals": 1}, {"share": "100%"}])
+
+    waiting = a_rollout(Phase.RAMPING, plan=plan)
+    approved = a_rollout(Phase.RAMPING, plan=plan, approvals=frozenset({"ada"}))
+
+    assert Command.APPROVE in legal_commands(waiting, NOON)
+    assert Command.APPROVE not in legal_commands(approved, NOON)

@@ -131,7 +131,8 @@ class SplitClient:
                     backoff.succeeded()
                     self._wake.set()
             except Unreachable as error:
-                log.info("no split stream: %s", error)
+                if not self._stop.is_set():
+                    log.info("no split stream: %s", error)
             self._is_streaming = False
             self._stop.wait(backoff.failed())
 

@@ -17,7 +17,7 @@ from control_plane.app import create_app
 from control_plane.clock import system_clock
 from control_plane.settings import Settings
 from model_runtime.engine import Engine
-from model_runtime.server import make_server
+from model_runtime.server import listen, make_server
 from model_runtime.settings import RuntimeSettings
 from tests.model_runtime.artifacts import Artifacts, export_all
 
@@ -76,7 +76,7 @@ def a_setting(control_plane: str, data_dir: Path, **overrides: object) -> Runtim
 
 @contextmanager
 def listening(server: uvicorn.Server, *, port: int = 0) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", port)) as listener:
+    with listen("127.0.0.1", port) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

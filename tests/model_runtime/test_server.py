@@ -1,9 +1,11 @@
 """The door over HTTP, in front of a real control plane."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from model_runtime.checkpoints import load_version
 from model_runtime.engine import Engine
 from model_runtime.networks.features import RowBatch
 from model_runtime.scoring_request import BATCH_FIELDS
-from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, some_keys, sound_batch
+from tests.model_runtime.artifacts import POISONED_ITEM, Artifact, Artifacts, some_keys, sound_batch
 from tests.model_runtime.conftest import NOWHERE, eventually, running_control_plane, running_runtime, set_up_home_feed
+from tests.networks.builders import HOME_FEED
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INFER = "/v2/models/home_feed/infer"
@@ -101,7 +104,7 @@ def outputs_of(answer: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def start_ramp(running: Running, artifacts: Artifacts, candidate: str, *, steps: tuple[str, ...] = ("50%",)) -> int:
+def start_ramp(running: Running, candidate: str, *, steps: tuple[str, ...] = ("50%",)) -> int:
     """A rollout that a person pushes to its first step, whatever the judge would say."""
     plan = {
         "name": "drill",
@@ -123,7 +126,7 @@ def command(running: Running, rollout_id: int, name: str) -> int:
     answer = running.control_plane.post(f"{url}/commands", json=body)
     assert answer.status_code == 200, answer.text
     generation = int(running.control_plane.get(url).json()["generation"])
-    eventually(lambda: running.engine.table.splits()["home_feed"].generation == generation)  # type: ignore[index]  # a plain surface name
+    eventually(lambda: running.engine.table.splits()[HOME_FEED].generation == generation)
     return generation
 
 
@@ -188,7 +191,7 @@ def test_without_show_nothing_is_logged(shared: Running) -> None:
 
 
 def test_a_rollout_goes_through_shadow_and_ramp_and_is_rolled_back(running: Running, artifacts: Artifacts) -> None:
-    rollout_id = start_ramp(running, artifacts, artifacts.candidate.version_id)
+    rollout_id = start_ramp(running, artifacts.candidate.version_id)
     show = as_json(tensors_of(sound_batch()), parameters={"show": 1})
 
     command(running, rollout_id, "start")
@@ -212,7 +215,7 @@ def test_a_rollout_goes_through_shadow_and_ramp_and_is_rolled_back(running: Runn
 def test_users_for_whom_a_candidate_fails_are_answered_by_stable_and_logged_so(
     running: Running, artifacts: Artifacts
 ) -> None:
-    rollout_id = start_ramp(running, artifacts, artifacts.poisoned.version_id, steps=("99%",))
+    rollout_id = start_ramp(running, artifacts.poisoned.version_id, steps=("99%",))
     for name in ("start", "advance", "advance"):
         command(running, rollout_id, name)
     batch = sound_batch()
@@ -225,6 +228,24 @@ def test_users_for_whom_a_candidate_fails_are_answered_by_stable_and_logged_so(
     assert np.isfinite(outputs["click"]).all()
     assert running.engine.tally.counts()[artifacts.poisoned.version_id].errors > 30
     assert running.engine.sink.counts().accepted == 40
+
+
+def test_a_candidate_that_does_not_load_costs_no_user_an_answer(artifacts: Artifacts, tmp_path: Path) -> None:
+    copy = Artifact(folder=tmp_path / "copy", version_id=artifacts.candidate.version_id)
+    shutil.copytree(artifacts.candidate.folder, copy.folder)
+    with serving_home_feed(replace(artifacts, candidate=copy), tmp_path) as running:
+        (copy.folder / "trunk.safetensors").unlink()
+        rollout_id = start_ramp(running, copy.version_id)
+        for name in ("start", "advance", "advance"):
+            command(running, rollout_id, name)
+
+        outputs = outputs_of(running.http.post(INFER, json=as_json(tensors_of(sound_batch()))))
+
+        assert not outputs["arm"].any()
+        assert running.engine.tally.counts()[copy.version_id].errors > 0
+        failed = [each for each in running.http.post("/v2/repository/index").json() if each["state"] == "UNAVAILABLE"]
+        assert [each["version"] for each in failed] == [copy.version_id]
+        assert "trunk.safetensors" in failed[0]["reason"]
 
 
 def test_the_control_plane_hears_what_is_served_and_loaded(running: Running, artifacts: Artifacts) -> None:
@@ -349,6 +370,32 @@ def test_metrics_count_requests_by_version(running: Running, artifacts: Artifact
     assert 'surefoot_runtime_request_seconds_count{surface="home_feed"} 1.0' in text
 
 
+def test_beyond_what_may_wait_callers_are_sent_elsewhere(tmp_path: Path) -> None:
+    with running_runtime(NOWHERE, tmp_path, max_waiting=0) as (_, url), httpx.Client(base_url=url) as http:
+        answer = http.post(INFER, json=as_json(tensors_of(sound_batch())))
+
+    assert answer.status_code == 503
+    assert "waiting" in answer.json()["error"]
+
+
+def test_requests_side_by_side_get_their_own_answers(shared: Running) -> None:
+    batches = [sound_batch(num_users=users, num_rows=3 * users, seed=users) for users in range(1, 30)]
+    bodies = [as_binary(tensors_of(batch), parameters={"binary_data_output": True}) for batch in batches]
+    bodies[7] = (bodies[7][0][:-3], bodies[7][1])
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda body: shared.http.post(INFER, content=body[0], headers=body[1]), bodies))
+
+    stable = shared.engine.residency.get(shared.engine.split(HOME_FEED).stable)
+    assert stable is not None
+    for index, (batch, answer) in enumerate(zip(batches, answers, strict=True)):
+        if index == 7:
+            assert answer.status_code == 400
+        else:
+            found = outputs_of(answer)["click"]
+            np.testing.assert_allclose(found, stable.score(batch)["click"], atol=1e-6, rtol=0)
+
+
 def test_without_a_control_plane_the_runtime_lives_but_is_not_ready(tmp_path: Path) -> None:
     with running_runtime(NOWHERE, tmp_path) as (_, url), httpx.Client(base_url=url) as http:
         assert http.get("/v2/health/live").status_code == 200
@@ -361,7 +408,7 @@ def test_without_a_control_plane_the_runtime_lives_but_is_not_ready(tmp_path: Pa
 def test_after_a_restart_without_a_control_plane_stable_serves_from_disk(
     running: Running, artifacts: Artifacts, tmp_path: Path
 ) -> None:
-    rollout_id = start_ramp(running, artifacts, artifacts.candidate.version_id)
+    rollout_id = start_ramp(running, artifacts.candidate.version_id)
     for name in ("start", "advance", "advance"):
         command(running, rollout_id, name)
 

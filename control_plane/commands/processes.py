@@ -17,6 +17,7 @@ from control_plane.app import create_app
 from control_plane.clock import make_clock
 from control_plane.commands.client import err, fail, out
 from control_plane.demo import run as demo_run
+from control_plane.domain.errors import ControlPlaneError
 from control_plane.evidence.event_log import EventLog
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.aggregator import aggregate_once
@@ -31,6 +32,7 @@ def serve() -> None:
     """Serve API and admin page; carries a scheduler unless SUREFOOT_RUNS_SCHEDULER=false."""
     settings = _settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
+    _sessions(settings)
     app = create_app(settings, make_clock(settings.clock_file))
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)
 
@@ -38,9 +40,7 @@ def serve() -> None:
 def scheduler() -> None:
     """Run a scheduler alone; of several, the one that holds the lease acts."""
     settings = _settings()
-    engine = make_engine(settings.registry_url)
-    upgrade(engine)
-    metronome = make_metronome(settings, Sessions(engine), make_clock(settings.clock_file))
+    metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
     metronome.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
     _wait_for_signal()
@@ -53,7 +53,7 @@ def aggregate(
 ) -> None:
     """Keep the sums of closed partitions computed, so that schedulers find them ready."""
     settings = _settings()
-    sessions, log = Sessions(make_engine(settings.registry_url)), EventLog(settings.log_dir)
+    sessions, log = _sessions(settings), EventLog(settings.log_dir)
     clock = make_clock(settings.clock_file)
     stopped = _stop_event()
     while True:
@@ -113,6 +113,16 @@ def _settings() -> Settings:
     except OSError as error:
         fail(f"SUREFOOT_DATA_DIR {settings.data_dir}: {error.strerror}", code=2)
     return settings
+
+
+def _sessions(settings: Settings) -> Sessions:
+    """The registry, its schema up to date; a plain sentence and exit code 2 if it cannot be reached."""
+    engine = make_engine(settings.registry_url)
+    try:
+        upgrade(engine)
+    except ControlPlaneError as error:
+        fail(str(error), code=2)
+    return Sessions(engine)
 
 
 def _runtime_arguments(settings: Settings) -> list[str]:

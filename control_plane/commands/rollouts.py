@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from control_plane.commands.client import Json, call, fail, out
 from control_plane.domain.errors import InvalidPlan
@@ -118,16 +118,22 @@ def _sentence(rollout: dict[str, Any]) -> str:
 
 
 def _table(rollouts: list[dict[str, Any]]) -> Table:
-    table = Table("rollout", "surface", "candidate", "phase", "set", "served", "waiting for", "until about")
+    fixed = [Column(name, no_wrap=True) for name in ("rollout", "surface", "candidate", "phase", "weight")]
+    table = Table(*fixed, "waiting for", "until about")
     for rollout in rollouts:
         table.add_row(
             str(rollout["rollout_id"]),
             rollout["surface"],
             rollout["candidate"],
             rollout["phase"],
-            f"{rollout['candidate_bp'] / 100:g} %",
-            f"{rollout['acknowledged_bp'] / 100:g} %",
+            _weight(rollout),
             rollout.get("waiting_for") or "",
             str(rollout.get("until") or ""),
         )
     return table
+
+
+def _weight(rollout: dict[str, Any]) -> str:
+    """What was set, and what runtimes serve if that is not the same."""
+    weight, served = f"{rollout['candidate_bp'] / 100:g} %", f"{rollout['acknowledged_bp'] / 100:g} %"
+    return weight if weight == served else f"{weight} set, {served} served"

@@ -6,6 +6,7 @@ What they show is simulated traffic, judged by the real judge.
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Browser
 
@@ -15,7 +16,7 @@ from tests.admin.browsing import chromium, serving
 from tests.admin.showcase import Scene, seed_showcase
 
 IMAGES = Path(__file__).parent / "images"
-DESKTOP, PHONE = 1280, 390  # CSS pixels
+DESKTOP, PHONE = (1280, 1560), (390, 1560)  # CSS pixels, as much as a reader takes in at once
 
 
 def main(folder: Path) -> None:
@@ -26,9 +27,9 @@ def main(folder: Path) -> None:
         settings = Settings(data_dir=Path(scratch), runs_scheduler=False)
         with serving(create_app(settings, lambda: scene.now)) as address, chromium() as browser:
             for name, path in pages(scene).items():
-                shoot(browser, f"{address}{path}", folder / f"{name}.png", width=DESKTOP, scheme="light")
-                shoot(browser, f"{address}{path}", folder / f"{name}-dark.png", width=DESKTOP, scheme="dark")
-                shoot(browser, f"{address}{path}", folder / f"{name}-phone.png", width=PHONE, scheme="light")
+                shoot(browser, f"{address}{path}", folder / f"{name}.png", size=DESKTOP, scheme="light")
+                shoot(browser, f"{address}{path}", folder / f"{name}-dark.png", size=DESKTOP, scheme="dark")
+                shoot(browser, f"{address}{path}", folder / f"{name}-phone.png", size=PHONE, scheme="light")
 
 
 def pages(scene: Scene) -> dict[str, str]:
@@ -38,10 +39,12 @@ def pages(scene: Scene) -> dict[str, str]:
     }
 
 
-def shoot(browser: Browser, address: str, file: Path, *, width: int, scheme: str) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]  # 'light' or 'dark'
+def shoot(
+    browser: Browser, address: str, file: Path, *, size: tuple[int, int], scheme: Literal["light", "dark"]
+) -> None:
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     page.goto(address, wait_until="load")
-    page.screenshot(path=file, full_page=True)
+    page.screenshot(path=file)
     page.close()
     print(file)
 

@@ -22,6 +22,7 @@ from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.moments import Measure
 from control_plane.evidence.aggregate import MomentsQuery, moments
 from control_plane.evidence.event_log import DAY_MS, EventLog
+from control_plane.evidence.schema import SCHEMA_OF
 
 SIZES_M = (1, 5, 10)  # million events
 DAYS_PER_MILLION = 3
@@ -119,42 +120,52 @@ def _query(*, days: int) -> MomentsQuery:
 
 def _write_log(log: EventLog, *, days: int) -> int:
     draw = np.random.default_rng(SEED)
-    per_exposure = 1 + CLICK_RATE + SHADOW_SHARE
-    exposures = round(1e6 / DAYS_PER_MILLION / BATCHES_PER_DAY / per_exposure)
+    pattern = _pattern(draw)
     return sum(
-        log.append(_batch(draw, FIRST_DAY + day, batch, exposures))
+        log.append(_batch(draw, pattern, FIRST_DAY + day, batch))
         for day in range(days)
         for batch in range(BATCHES_PER_DAY)
     )
 
 
-def _batch(draw: np.random.Generator, day: int, batch: int, count: int) -> dict[EventKind, pa.Table]:
-    length_ms = DAY_MS // BATCHES_PER_DAY
+def _pattern(draw: np.random.Generator) -> pa.Table:
+    """What every batch repeats; users, impressions and times are its own."""
+    per_exposure = 1 + CLICK_RATE + SHADOW_SHARE
+    count = round(1e6 / DAYS_PER_MILLION / BATCHES_PER_DAY / per_exposure)
     is_candidate_N = draw.random(count) < 0.5
+    return pa.table(
+        {
+            "surface": np.full(count, "home_feed"),
+            "view_type": np.array(VIEW_TYPES)[draw.integers(0, len(VIEW_TYPES), count)],
+            "arm": np.where(is_candidate_N, "candidate", "stable"),
+            "version_id": np.where(is_candidate_N, CANDIDATE, STABLE),
+            "score": draw.beta(2, 40, count),
+            "is_scored": draw.random(count) < SHADOW_SHARE,
+            "is_clicked": draw.random(count) < CLICK_RATE,
+        }
+    )
+
+
+def _batch(draw: np.random.Generator, pattern: pa.Table, day: int, batch: int) -> dict[EventKind, pa.Table]:
+    count, length_ms = len(pattern), DAY_MS // BATCHES_PER_DAY
     served_N = np.sort(draw.integers(0, length_ms, count)) + day * DAY_MS + batch * length_ms
-    shown = {
+    own = {
         "impression_id": draw.integers(0, 2**64, count, dtype=np.uint64),
         "user_key": draw.integers(0, USERS, count).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15),
         "served_at_ms": served_N,
-        "surface": np.full(count, "home_feed"),
-        "view_type": np.array(VIEW_TYPES)[draw.integers(0, len(VIEW_TYPES), count)],
-        "arm": np.where(is_candidate_N, "candidate", "stable"),
-        "version_id": np.where(is_candidate_N, CANDIDATE, STABLE),
         "generation": np.full(count, 1 + (day - FIRST_DAY) // GENERATION_DAYS),
-        "score": draw.beta(2, 40, count),
+        "event_id": draw.integers(0, 2**64, count, dtype=np.uint64),
+        "occurred_at_ms": served_N + 60_000,
+        "value": np.ones(count),
     }
-    exposures = pa.table(shown)
-    scored = exposures.filter(pa.array(draw.random(count) < SHADOW_SHARE)).drop_columns(["arm"])
-    scored = scored.set_column(5, "version_id", pa.array([CANDIDATE] * scored.num_rows))
-    clicked = exposures.filter(pa.array(draw.random(count) < CLICK_RATE))
-    served = clicked.select(["impression_id", "user_key", "served_at_ms", "surface"])
-    clicks = (
-        served.append_column("event_id", pa.array(draw.integers(0, 2**64, len(clicked), dtype=np.uint64)))
-        .append_column("label", pa.array([Label.CLICK.value] * len(clicked)))
-        .append_column("occurred_at_ms", pa.array(clicked["served_at_ms"].to_numpy() + 60_000))
-        .append_column("value", pa.array(np.ones(len(clicked))))
-    )
-    return {EventKind.EXPOSURE: exposures, EventKind.SHADOW_SCORE: scored, EventKind.ENGAGEMENT: clicks}
+    rows = pa.table({**own, **{name: pattern[name] for name in pattern.column_names}})
+    clicked = rows.filter(rows["is_clicked"])
+    clicked = clicked.append_column("label", pa.array([Label.CLICK.value] * len(clicked)))
+    scored = rows.filter(rows["is_scored"])
+    place = scored.schema.get_field_index("version_id")
+    scored = scored.set_column(place, "version_id", pa.array([str(CANDIDATE)] * len(scored)))
+    tables = {EventKind.EXPOSURE: rows, EventKind.SHADOW_SCORE: scored, EventKind.ENGAGEMENT: clicked}
+    return {kind: table.select(SCHEMA_OF[kind].names) for kind, table in tables.items()}
 
 
 if __name__ == "__main__":

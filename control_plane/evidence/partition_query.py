@@ -21,7 +21,7 @@ from control_plane.evidence.users import NEVER_MS, UserRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_VERSION = 1  # raise it when the SQL means something else: sums that older code stored are then not read
+SUMS_VERSION = 2  # raise it when sums mean or store something else: those that older code stored are then not read
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores

@@ -5,7 +5,7 @@ Letters: N rows, U users, W words of 64 bits, A arms.
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -45,8 +45,8 @@ class Users:
 
     Attributes:
         user_U: ascending.
-        first_ms_U, first_generation_U, first_arm_U: the first exposure; ties go to the lower generation, then
-            to stable.
+        first_ms_U: of the first exposure.
+        first_place_U: its generation × 2 + arm; ties go to the lower generation, then to stable.
         seen_UW: for generation `counted[i]`, bit 2i of the words says seen in stable, bit 2i + 1 in candidate.
         counted: generations, in the order in which they came.
         left_out: generations that were there, but do not count.
@@ -54,8 +54,7 @@ class Users:
 
     user_U: "KeyArray"
     first_ms_U: "IntArray"
-    first_generation_U: "IntArray"
-    first_arm_U: "IntArray"
+    first_place_U: "IntArray"
     seen_UW: "KeyArray"
     counted: "IntArray"
     left_out: "IntArray"
@@ -83,16 +82,15 @@ class Users:
 
     def first_exposures(self, *, day_ms: int) -> Counter[tuple[int, int, int]]:
         """Users by day, generation and arm of their first exposure."""
-        day_U = self.first_ms_U // day_ms
-        return Counter(zip(day_U.tolist(), self.first_generation_U.tolist(), self.first_arm_U.tolist(), strict=True))
+        generation_U, arm_U = np.divmod(self.first_place_U, len(Arm))
+        return Counter(zip((self.first_ms_U // day_ms).tolist(), generation_U.tolist(), arm_U.tolist(), strict=True))
 
 
 def no_users() -> Users:
     return Users(
         user_U=np.zeros(0, np.uint64),
         first_ms_U=np.zeros(0, np.int64),
-        first_generation_U=np.zeros(0, np.int64),
-        first_arm_U=np.zeros(0, np.int64),
+        first_place_U=np.zeros(0, np.int64),
         seen_UW=np.zeros((0, 1), np.uint64),
         counted=np.zeros(0, np.int64),
         left_out=np.zeros(0, np.int64),
@@ -111,8 +109,7 @@ def with_rows(users: Users, rows: UserRows, generations: Collection[int]) -> Use
     return _one_row_each(
         np.concatenate([users.user_U, user_N]),
         np.concatenate([users.first_ms_U, first_ms_NA.min(axis=1)]),
-        np.concatenate([users.first_generation_U, generation_N]),
-        np.concatenate([users.first_arm_U, first_ms_NA.argmin(axis=1)]),
+        np.concatenate([users.first_place_U, generation_N * len(Arm) + first_ms_NA.argmin(axis=1)]),
         np.concatenate([wider_UW, _seen(generation_N, first_ms_NA, counted, words)]),
         counted=counted,
         left_out=left_out,
@@ -133,23 +130,24 @@ def _seen(generation_N: "IntArray", first_ms_NA: "IntArray", counted: "IntArray"
 def _one_row_each(
     user_N: "KeyArray",
     first_ms_N: "IntArray",
-    first_generation_N: "IntArray",
-    first_arm_N: "IntArray",
+    first_place_N: "IntArray",
     seen_NW: "KeyArray",
     *,
     counted: "IntArray",
     left_out: "IntArray",
 ) -> Users:
-    order = np.lexsort((first_arm_N, first_generation_N, first_ms_N, user_N))
-    user_N = user_N[order]
-    starts_U = np.flatnonzero(np.r_[True, user_N[1:] != user_N[:-1]]) if len(order) else order
-    first = order[starts_U]
+    order = np.argsort(user_N, kind="stable")  # the first run is sorted already
+    user_N, first_ms_N = user_N[order], first_ms_N[order]
+    starts_U = np.flatnonzero(np.r_[True, user_N[1:] != user_N[:-1]][: len(order)])
+    if len(starts_U) == 0:
+        return replace(no_users(), counted=counted, left_out=left_out)
+    first_ms_U = np.minimum.reduceat(first_ms_N, starts_U)
+    is_later_N = first_ms_N > np.repeat(first_ms_U, np.diff(starts_U, append=len(order)))
     return Users(
         user_U=user_N[starts_U],
-        first_ms_U=first_ms_N[first],
-        first_generation_U=first_generation_N[first],
-        first_arm_U=first_arm_N[first],
-        seen_UW=np.bitwise_or.reduceat(seen_NW[order], starts_U, axis=0) if len(order) else seen_NW,
+        first_ms_U=first_ms_U,
+        first_place_U=np.minimum.reduceat(np.where(is_later_N, NEVER_MS, first_place_N[order]), starts_U),
+        seen_UW=np.bitwise_or.reduceat(seen_NW[order], starts_U, axis=0),
         counted=counted,
         left_out=left_out,
     )

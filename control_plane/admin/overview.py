@@ -70,7 +70,8 @@ def _scheduler_banners(lease: leases.Lease | None, now: datetime, allowed: timed
     if lease is None or lease.last_tick_at is None:
         return [Banner(tone="warn", heading="No scheduler has ticked yet.", detail=promise)]
     if lease.seconds_left == 0 or now - lease.last_tick_at > allowed:
-        heading = f"The scheduler last ticked {wording.ago(lease.last_tick_at, now)}."
+        what = "No scheduler is at work" if lease.seconds_left == 0 else "The scheduler is silent"
+        heading = f"{what}: the last tick was {wording.ago(lease.last_tick_at, now)}."
         return [Banner(tone="bad", heading=heading, detail=f"Rolling back by hand works as ever. {promise}")]
     return []
 

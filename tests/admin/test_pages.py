@@ -147,14 +147,14 @@ def test_a_silent_scheduler_is_told_at_the_top(site: Site) -> None:
     silent = text_of(site.client.get("/"))
 
     assert "No scheduler has ticked yet." in never
-    assert "scheduler last ticked" not in alive
-    assert "The scheduler last ticked 4 min ago." in silent
+    assert "the last tick was" not in alive
+    assert "The scheduler is silent: the last tick was 4 min ago." in silent
 
 
 def test_a_lease_that_ran_out_is_told_too(site: Site) -> None:
     site.showcase.scheduler_ticked(lease_seconds=0)
 
-    assert "The scheduler last ticked" in text_of(site.client.get("/"))
+    assert "No scheduler is at work: the last tick was just now." in text_of(site.client.get("/"))
 
 
 def test_a_runtime_on_an_older_generation_is_marked(site: Site) -> None:

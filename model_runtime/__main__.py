@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-USAGE = "usage: python -m model_runtime serve|open-bandit|train|export [options]; --help after each says more"
+USAGE = "usage: python -m model_runtime serve|open-bandit|train|export [options]; each answers --help"
 
 
 def main(argv: Sequence[str]) -> int:

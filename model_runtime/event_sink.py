@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ ROWS_PER_POST = 100_000  # some megabytes: few round trips, and a lost one repea
 LINGER_SECONDS = 0.05  # small batches wait this long for company
 MAX_INTERNAL_ERRORS = 5  # a body on which the control plane fails this often would block all behind it
 SEND_TIMEOUT_SECONDS = 60.0  # a large post on a busy control plane takes seconds
+
+Numbered = tuple[int, pa.RecordBatch]  # batches count up as they come
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,13 @@ class EventSink:
     def __init__(self, base_url: str, *, token: str = "", max_rows: int = 1_000_000) -> None:
         self._link = ControlLink(base_url, token=token, timeout_seconds=SEND_TIMEOUT_SECONDS)
         self._max_rows = max_rows
-        self._buffer: deque[tuple[EventKind, pa.RecordBatch]] = deque()
+        self._buffers: dict[EventKind, deque[Numbered]] = {kind: deque() for kind in EventKind}
+        self._in_flight: list[Numbered] = []
         self._counts: Counter[str] = Counter()
+        self._last_number = 0
         self._changed = threading.Condition()
         self._is_stopping = False
-        self._is_hurried = False
+        self._num_flushing = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_on, name="event-sink", daemon=True)
 
@@ -52,10 +57,13 @@ class EventSink:
     def put(self, kind: EventKind, batch: pa.RecordBatch) -> None:
         """Buffer the batch, or drop it and count its rows if the buffer is full."""
         with self._changed:
+            if batch.num_rows == 0:
+                return
             if self._counts["buffered"] + batch.num_rows > self._max_rows or self._is_stopping:
                 self._counts["dropped"] += batch.num_rows
                 return
-            self._buffer.append((kind, batch))
+            self._last_number += 1
+            self._buffers[kind].append((self._last_number, batch))
             self._counts["buffered"] += batch.num_rows
             self._changed.notify_all()
 
@@ -66,10 +74,11 @@ class EventSink:
     def flush(self, timeout_seconds: float) -> bool:
         """Wait until everything put so far was answered; False if time ran out first."""
         with self._changed:
-            self._is_hurried = True
+            last = self._last_number
+            self._num_flushing += 1
             self._changed.notify_all()
-            is_done = self._changed.wait_for(lambda: self._counts["buffered"] == 0, timeout_seconds)
-            self._is_hurried = False
+            is_done = self._changed.wait_for(lambda: self._oldest() > last, timeout_seconds)
+            self._num_flushing -= 1
             return is_done
 
     def stop(self, timeout_seconds: float) -> None:
@@ -90,39 +99,38 @@ class EventSink:
             log.warning("%d events were dropped", dropped)
 
     def _send_on(self) -> None:
-        while (taken := self._take()) is not None:
-            kind, batches = taken
+        while (kind := self._take()) is not None:
+            batches = [batch for _, batch in self._in_flight]
             rows = sum(batch.num_rows for batch in batches)
             accepted = self._send(kind, _arrow_stream(batches))
             with self._changed:
+                self._in_flight = []
                 self._counts["buffered"] -= rows
                 self._counts["accepted"] += accepted
                 self._counts["refused" if not self._stop.is_set() else "dropped"] += rows - accepted
                 self._changed.notify_all()
 
-    def _take(self) -> tuple[EventKind, list[pa.RecordBatch]] | None:
-        """Wait for batches and take the oldest with others of its kind; None when stopping."""
+    def _take(self) -> EventKind | None:
+        """Wait for batches and take off the oldest, with those of its kind behind it; None when stopping.
+
+        Exposures and shadow scores come in turns, so a post of neighbours alone would carry one batch.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._is_stopping)
-            self._changed.wait_for(lambda: self._is_full() or self._is_hurried or self._is_stopping, LINGER_SECONDS)
+            self._changed.wait_for(lambda: self._counts["buffered"] or self._is_stopping)
+            self._changed.wait_for(lambda: self._is_full() or self._num_flushing or self._is_stopping, LINGER_SECONDS)
             if self._is_stopping:
                 return None
-            return self._take_kind(self._buffer[0][0])
+            kind = min((kind for kind in EventKind if self._buffers[kind]), key=lambda kind: self._buffers[kind][0][0])
+            waiting, rows = self._buffers[kind], 0
+            while waiting and (rows == 0 or rows + waiting[0][1].num_rows <= ROWS_PER_POST):
+                self._in_flight.append(waiting.popleft())
+                rows += self._in_flight[-1][1].num_rows
+            return kind
 
-    def _take_kind(self, kind: EventKind) -> tuple[EventKind, list[pa.RecordBatch]]:
-        """The buffered batches of one kind up to a post's size; exposures and shadow scores come in turns."""
-        batches: list[pa.RecordBatch] = []
-        others: deque[tuple[EventKind, pa.RecordBatch]] = deque()
-        rows = 0
-        while self._buffer and (not batches or rows < ROWS_PER_POST):
-            its_kind, batch = self._buffer.popleft()
-            if its_kind is not kind or (batches and rows + batch.num_rows > ROWS_PER_POST):
-                others.append((its_kind, batch))
-                continue
-            batches.append(batch)
-            rows += batch.num_rows
-        self._buffer.extendleft(reversed(others))
-        return kind, batches
+    def _oldest(self) -> float:
+        """Number of the oldest batch that has no answer yet."""
+        waiting = [numbered[0][0] for numbered in (self._in_flight, *self._buffers.values()) if numbered]
+        return min(waiting, default=math.inf)
 
     def _is_full(self) -> bool:
         return self._counts["buffered"] >= ROWS_PER_POST
@@ -162,7 +170,11 @@ def _accepted(answer: Answer) -> int:
     if answer.status >= 300:
         log.error("events refused with %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
         return 0
-    receipt = json.loads(answer.body)
-    if receipt.get("refused"):
-        log.warning("events refused: %s", receipt.get("reasons"))
-    return int(receipt["accepted"])
+    try:
+        receipt = json.loads(answer.body)
+        if receipt["refused"]:
+            log.warning("%d events refused: %s", receipt["refused"], receipt["reasons"])
+        return int(receipt["accepted"])
+    except (ValueError, KeyError, TypeError):
+        log.error("events got an answer that is no receipt: %s", answer.body[:500].decode("utf-8", "replace"))
+        return 0

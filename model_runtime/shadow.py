@@ -38,7 +38,8 @@ class Shadow:
         self._sink = sink
         self._max_rows = max_rows
         self._queue: deque[ShadowJob] = deque()
-        self._queued_rows = 0  # the one being worked on included
+        self._queued_rows = 0  # the job being worked on included
+        self._finished_rows = 0  # of all that were ever queued
         self._dropped_rows = 0
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -69,15 +70,16 @@ class Shadow:
         finally:
             with self._changed:
                 if job is None:
-                    self._queued_rows -= rows
+                    self._finish(rows)
                 else:
                     self._queue.append(job)
-                self._changed.notify_all()
+                    self._changed.notify_all()
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Wait until the queue is empty; False if time ran out first."""
+        """Wait until what is queued now is done; False if time ran out first."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._queued_rows == 0, timeout_seconds)
+            wanted_rows = self._finished_rows + self._queued_rows
+            return self._changed.wait_for(lambda: self._finished_rows >= wanted_rows, timeout_seconds)
 
     def stop(self) -> None:
         """Finish the job at hand and drop the rest."""
@@ -88,7 +90,7 @@ class Shadow:
             self._thread.join()
         with self._changed:
             self._dropped_rows += self._queued_rows
-            self._queued_rows = 0
+            self._finish(self._queued_rows)
             self._queue.clear()
 
     def _work_on(self) -> None:
@@ -97,8 +99,13 @@ class Shadow:
                 self._score(job)
             finally:
                 with self._changed:
-                    self._queued_rows -= job.batch.num_rows
-                    self._changed.notify_all()
+                    self._finish(job.batch.num_rows)
+
+    def _finish(self, rows: int) -> None:
+        """Call with the lock held."""
+        self._queued_rows -= rows
+        self._finished_rows += rows
+        self._changed.notify_all()
 
     def _next(self) -> ShadowJob | None:
         with self._changed:

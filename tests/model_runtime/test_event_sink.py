@@ -116,6 +116,31 @@ def test_what_does_not_fit_is_dropped_and_counted() -> None:
         assert (sink.counts().buffered, sink.counts().dropped) == (8, 4)
 
 
+def test_a_flush_waits_for_every_kind_though_they_come_in_turns(control_plane: str, artifacts: Artifacts) -> None:
+    set_up_home_feed(control_plane, artifacts)
+    with sink_to(control_plane) as sink:
+        for _ in range(5):
+            impressions = some_impressions(2)
+            shadow_scores = impressions.shadow_scores(artifacts.candidate.version_id, np.full(2, 0.5, np.float32))
+            sink.put(EventKind.EXPOSURE, some_exposures(2, artifacts))
+            sink.put(EventKind.SHADOW_SCORE, shadow_scores)
+
+        assert sink.flush(20.0)
+
+        assert (sink.counts().accepted, sink.counts().buffered) == (20, 0)
+
+
+def test_a_batch_without_rows_holds_nothing_up(control_plane: str, artifacts: Artifacts) -> None:
+    set_up_home_feed(control_plane, artifacts)
+    with sink_to(control_plane) as sink:
+        sink.put(EventKind.EXPOSURE, some_exposures(0, artifacts))
+        sink.put(EventKind.EXPOSURE, some_exposures(3, artifacts))
+
+        assert sink.flush(20.0)
+
+        assert sink.counts().accepted == 3
+
+
 def test_a_flush_that_cannot_be_done_in_time_says_so() -> None:
     with sink_to(NOWHERE) as sink:
         sink.put(EventKind.EXPOSURE, some_exposures(4))

@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.report import median, report
+from benchmarks.report import median, report, spread
 from control_plane.domain.events import EventKind, Label
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.moments import Measure
@@ -56,15 +57,36 @@ def _compare(root: Path, *, rounds: int) -> None:
     written_per_s = events / (time.perf_counter() - started)
     runs = {size: [_in_own_process(root, size) for _ in range(rounds)] for size in SIZES_M}
     figures = {"events_per_s": median([run["events_per_s"] for run in runs[max(SIZES_M)]])}
-    rows = []
     for size, found in runs.items():
-        peak_mb = figures[f"peak_mb_{size}m"] = median([run["peak_mb"] for run in found])
-        cold_s, warm_s = (median([run[name] for run in found]) for name in ("cold_s", "warm_s"))
-        rows.append(
-            (f"{size} million", f"{size * DAYS_PER_MILLION}", f"{cold_s:.2f}", f"{warm_s:.3f}", f"{peak_mb:.0f}")
-        )
-    print(f"wrote {events / 1e6:.1f} million events, {written_per_s / 1e3:.0f} thousand/s")
-    report("moments", columns=("events", "days", "first s", "again s", "peak MB"), rows=rows, figures=figures)
+        figures[f"peak_mb_{size}m"] = median([run["peak_mb"] for run in found])
+    print(f"wrote {events / 1e6:.1f} million events, {written_per_s / 1e3:.0f} thousand/s\n")
+    report(
+        "moments",
+        columns=(
+            "events",
+            "days",
+            "first s",
+            f"spread of {rounds}",
+            "again s",
+            "peak MB",
+            f"over {SIZES_M[0]} million",
+        ),
+        rows=[_row(size, found, figures[f"peak_mb_{SIZES_M[0]}m"]) for size, found in runs.items()],
+        figures=figures,
+    )
+
+
+def _row(size: int, runs: Sequence[dict[str, float]], least_peak_mb: float) -> tuple[str, ...]:
+    cold_s, warm_s, peak_mb = (median([run[name] for run in runs]) for name in ("cold_s", "warm_s", "peak_mb"))
+    return (
+        f"{size} million",
+        str(size * DAYS_PER_MILLION),
+        f"{cold_s:.2f}",
+        spread([run["cold_s"] for run in runs]),
+        f"{warm_s:.3f}",
+        f"{peak_mb:.0f}",
+        f"{peak_mb / least_peak_mb:.2f}×",
+    )
 
 
 def _in_own_process(root: Path, millions: int) -> dict[str, float]:

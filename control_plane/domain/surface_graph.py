@@ -20,12 +20,18 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far an upstream rollout of the same release is; `share_since` is when its weight was last raised."""
+    """How far an upstream rollout of the same release is; `reached` has each weight it was given, and when first."""
 
     candidate_bp: int
-    share_since: datetime | None
+    reached: tuple[tuple[int, datetime], ...]
     is_green: bool
     was_rolled_back: bool = False
+
+    def share_since(self, share_bp: int) -> datetime | None:
+        """Since when the candidate has held at least `share_bp`; a further raise does not begin anew."""
+        if self.candidate_bp < share_bp:
+            return None
+        return min((at for weight_bp, at in self.reached if weight_bp >= share_bp), default=None)
 
 
 def check_edges(edges: Sequence[Edge], surfaces: Sequence[Surface]) -> None:
@@ -54,9 +60,10 @@ def blocked_by(
             return f"{edge.upstream} to start"
         if upstream.was_rolled_back:
             return f"a person: {edge.upstream} was rolled back"
-        if upstream.candidate_bp < edge.share_bp or upstream.share_since is None:
+        share_since = upstream.share_since(edge.share_bp)
+        if share_since is None:
             return f"{edge.upstream} to reach {edge.share_bp / 100:g} %"
-        if now < upstream.share_since + timedelta(seconds=edge.held_seconds):
+        if now < share_since + timedelta(seconds=edge.held_seconds):
             return f"{edge.upstream} to hold {edge.share_bp / 100:g} % for {edge.held_seconds / 3600:g} h"
         if not upstream.is_green:
             return f"{edge.upstream}'s guardrails to be green"

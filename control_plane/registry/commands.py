@@ -42,7 +42,7 @@ def go_on(session: Session, before: SurfaceState, rollout: Rollout, becomes: Rol
         _note_start(session, becomes)
     elif cause.command == Command.ADVANCE:
         becomes = replace(becomes, stage_generation=generation)
-    rollout_rows.store(session, becomes, now=cause.now)
+    rollout_rows.store(session, becomes)
     if cause.command in (Command.START, Command.RESUME):
         rollout_rows.set_next_check(session, becomes.rollout_id, cause.now)
     changes.change(session, before, _surface_with(before, becomes, cause), cause, was=rollout, becomes=becomes)
@@ -74,7 +74,7 @@ def go_home(
         cause = replace(cause, reason=f"{cause.reason} (not quarantined: {error})")
     quarantines.confine(session, digests, by=cause.by, reason=cause.reason, now=cause.now)
     model_versions.mark_aborted(session, rollout.candidate, now=cause.now, because=cause.reason)
-    rollout_rows.store(session, becomes, now=cause.now)
+    rollout_rows.store(session, becomes)
     changes.change(session, before, after, cause, was=rollout, becomes=becomes)
     for move in moves:
         quarantines.carry_out(session, move, replace(cause, command=quarantines.COMMAND))

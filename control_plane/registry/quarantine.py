@@ -51,7 +51,7 @@ def carry_out(session: Session, move: Move, cause: Cause) -> None:
     becomes = None
     if move.rollout is not None:
         becomes = apply(move.rollout, Command.ROLL_BACK, now=cause.now, by=cause.by)
-        rollout_rows.store(session, becomes, now=cause.now)
+        rollout_rows.store(session, becomes)
     change(session, move.before, move.after, cause, was=move.rollout, becomes=becomes)
 
 

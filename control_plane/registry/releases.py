@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import UnknownName
@@ -12,7 +12,7 @@ from control_plane.domain.rollout import Phase
 from control_plane.domain.surface_graph import Edge, Progress, check_edges
 from control_plane.domain.verdict import Answer, Outcome, Verdict
 from control_plane.registry import evidence, rollout_rows
-from control_plane.registry.tables import ReleaseRow, RolloutRow
+from control_plane.registry.tables import ReleaseRow, RolloutRow, SplitRow
 
 
 def insert(session: Session, edges: Sequence[Edge], surfaces: Sequence[Surface], *, by: str, now: datetime) -> int:
@@ -62,10 +62,27 @@ def _progress_of(session: Session, row: RolloutRow) -> Progress:
     latest = evidence.latest(session, rollout.rollout_id)
     return Progress(
         candidate_bp=rollout.candidate_bp,
-        share_since=row.share_since,
+        reached=_reached(session, row),
         is_green=latest is not None and _is_green(latest.verdict),
         was_rolled_back=rollout.phase is Phase.ROLLED_BACK,
     )
+
+
+def _reached(session: Session, row: RolloutRow) -> tuple[tuple[int, datetime], ...]:
+    """Each weight that the rollout's candidate was given, and when first."""
+    first_at = func.min(SplitRow.at)
+    rows = session.execute(
+        select(SplitRow.candidate_bp, first_at)
+        .where(
+            SplitRow.surface == row.surface,
+            SplitRow.generation >= row.first_generation,
+            SplitRow.candidate == row.candidate,
+            SplitRow.candidate_bp > 0,
+        )
+        .group_by(SplitRow.candidate_bp)
+        .order_by(SplitRow.candidate_bp)
+    )
+    return tuple((share_bp, at) for share_bp, at in rows)
 
 
 def _is_green(verdict: Verdict) -> bool:

@@ -56,11 +56,9 @@ def insert(
     return rollout_of(row)
 
 
-def store(session: Session, rollout: Rollout, *, now: datetime) -> None:
+def store(session: Session, rollout: Rollout) -> None:
     """Write what a command changes; a finished rollout is due no more."""
     row = row_of(session, rollout.rollout_id)
-    if rollout.candidate_bp > rollout_of(row).candidate_bp:
-        row.share_since = now
     row.phase = rollout.phase.value
     row.step = rollout.step
     row.paused_phase = None if rollout.paused_phase is None else rollout.paused_phase.value

@@ -180,7 +180,6 @@ class RolloutRow(Base):
     entered_at: Mapped[datetime] = mapped_column(UtcDateTime)
     first_generation: Mapped[int]
     stage_generation: Mapped[int]
-    share_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     approvals: Mapped[list[str]] = mapped_column(JSON)
     release_id: Mapped[int | None] = mapped_column(ForeignKey("release.release_id"))
     next_check_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

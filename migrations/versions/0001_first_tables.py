@@ -177,7 +177,6 @@ def upgrade() -> None:
         sa.Column("entered_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("first_generation", sa.Integer(), nullable=False),
         sa.Column("stage_generation", sa.Integer(), nullable=False),
-        sa.Column("share_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("approvals", sa.JSON(), nullable=False),
         sa.Column("release_id", sa.Integer(), nullable=True),
         sa.Column("next_check_at", sa.DateTime(timezone=True), nullable=True),

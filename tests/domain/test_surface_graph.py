@@ -13,7 +13,7 @@ EDGE = Edge(upstream=HOME_FEED, downstream=SEARCH, share_bp=2_500, held_seconds=
 
 def progress(share_bp: int = 2_500, *, hours: float = 24, green: bool = True, rolled_back: bool = False) -> Progress:
     since = NOON - timedelta(hours=hours)
-    return Progress(candidate_bp=share_bp, share_since=since, is_green=green, was_rolled_back=rolled_back)
+    return Progress(candidate_bp=share_bp, reached=((share_bp, since),), is_green=green, was_rolled_back=rolled_back)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,13 @@ def test_a_surface_waits_for_its_upstream(upstream: Progress | None, waits_for: 
     known = {} if upstream is None else {HOME_FEED: upstream}
 
     assert blocked_by(SEARCH, [EDGE], known, now=NOON) == waits_for
+
+
+def test_a_share_is_held_through_further_raises() -> None:
+    reached = ((500, NOON - timedelta(hours=40)), (2_500, NOON - timedelta(hours=24)), (5_000, NOON))
+    upstream = Progress(candidate_bp=5_000, reached=reached, is_green=True)
+
+    assert blocked_by(SEARCH, [EDGE], {HOME_FEED: upstream}, now=NOON) is None
 
 
 def test_a_surface_without_an_upstream_waits_for_nothing() -> None:

@@ -89,7 +89,7 @@ def test_a_share_counts_from_when_it_was_reached_over_holds_and_done(sessions: S
 
         progress = rollouts.progress(session, release_id, now=LATER + timedelta(days=1))[HOME_FEED]
 
-    assert (progress.candidate_bp, progress.share_since, progress.is_green) == (10_000, NOON, True)
+    assert (progress.candidate_bp, progress.share_since(10_000), progress.is_green) == (10_000, NOON, True)
 
 
 def test_without_a_verdict_nothing_is_green(sessions: Sessions) -> None:

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import httpx
+
 from control_plane.demo import services, stage_real, stage_simulated
 from control_plane.demo.checks import Checks
 from control_plane.demo.folder import fresh_folder
@@ -24,18 +26,19 @@ def main(*, exits: bool, data_dir: Path, seed: int, port: int | None = None, run
     narrator = Narrator()
     checks = Checks(expected=(*stage_real.EXPECTED, *stage_simulated.EXPECTED))
     figures: dict[str, object] = {}
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _run(narrator, checks, figures, exits=exits, data_dir=data_dir, seed=seed, ports=(port, runtime_port))
     except KeyboardInterrupt:
         narrator.say("\nStopped; every process of the demo has ended.")
         if not checks.is_complete:
             return INTERRUPTED
-    except ControlPlaneError as error:
+    except (ControlPlaneError, httpx.HTTPError) as error:
         narrator.error(str(error))
         figures["error"] = str(error).splitlines()[0]
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     print(summary(narrator, checks, figures), flush=True)
     return 0 if checks.all_happened else 1
 
@@ -66,7 +69,7 @@ def _run(
     folder = fresh_folder(data_dir)
     addresses = services.choose_addresses(narrator, *ports)
     with Processes(folder / "logs") as processes:
-        Story(
+        story = Story(
             narrator=narrator,
             processes=processes,
             folder=folder,
@@ -74,7 +77,12 @@ def _run(
             checks=checks,
             addresses=addresses,
             figures=figures,
-        ).tell()
+        )
+        try:
+            story.tell()
+        except httpx.TransportError:
+            _check_services(processes)  # the end of a log says more than a broken connection
+            raise
         _conclude(narrator, checks, addresses)
         if not exits:
             _leave_open(narrator, processes, addresses)
@@ -105,9 +113,13 @@ def _leave_open(narrator: Narrator, processes: Processes, addresses: Addresses) 
         "Left open for you",
     )
     while True:
-        processes.check_alive("control-plane")
-        processes.check_alive("runtime")
+        _check_services(processes)
         time.sleep(WATCH_SECONDS)
+
+
+def _check_services(processes: Processes) -> None:
+    processes.check_alive("control-plane")
+    processes.check_alive("runtime")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

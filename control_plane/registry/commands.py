@@ -6,7 +6,7 @@ from dataclasses import replace
 from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
-from control_plane.domain.model_version import Digest, Part, Surface
+from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import changes, model_versions, rollout_rows, runtimes
@@ -65,7 +65,7 @@ def go_home(
         if before.stable != rollout.candidate:
             raise IllegalTransition(rollout.phase, cause.command)
         after = replace(after, stable=quarantines.fallback(session, before), last_proven=None)
-    digests = _own_digests(session, rollout, quarantine_parts)
+    digests = _own_digests(session, rollout, after.stable, quarantine_parts)
     others = {surface: state for surface, state in states.items() if surface != rollout.surface}
     try:
         moves = quarantines.plan_moves(session, others, digests)
@@ -113,11 +113,20 @@ def _note_start(session: Session, rollout: Rollout) -> None:
     session.flush()
 
 
-def _own_digests(session: Session, rollout: Rollout, parts: Sequence[Part | str]) -> list[Digest]:
-    """Those parts of the candidate that stable does not share: a shared one cannot be what differs."""
+def _own_digests(
+    session: Session, rollout: Rollout, lands_on: VersionId | None, parts: Sequence[Part | str]
+) -> list[Digest]:
+    """Those parts of the candidate that stable does not share: a shared one cannot be what differs.
+
+    Nor may one be quarantined that the surface lands on, which after an adoption is not the rollout's own stable.
+    """
     if not parts:
         return []
-    stable = model_versions.get(session, rollout.stable).manifest.version
+    sound = {rollout.stable, lands_on} - {None}
+    versions = [model_versions.get(session, version_id).manifest.version for version_id in sound if version_id]
     candidate = model_versions.get(session, rollout.candidate).manifest.version
-    wanted = [(candidate.digest_of_part(Part(part)), stable.digest_of_part(Part(part))) for part in parts]
-    return [digest for digest, shared in wanted if digest != shared]
+    return [
+        candidate.digest_of_part(Part(part))
+        for part in parts
+        if all(candidate.digest_of_part(Part(part)) != version.digest_of_part(Part(part)) for version in versions)
+    ]

@@ -100,16 +100,18 @@ def _conclude(narrator: Narrator, checks: Checks, addresses: Addresses) -> None:
 def _leave_open(narrator: Narrator, processes: Processes, addresses: Addresses) -> None:
     """Keep serving until Ctrl-C."""
     url = addresses.control_plane
+    command = f"SUREFOOT_URL={url} .venv/bin/surefoot"
     narrator.panel(
         f"admin page   {url}/\n"
         f"API          {url}/docs\n"
-        f"stop         Ctrl-C\n"
-        f"\n"
-        f"try next     SUREFOOT_PORT={services.port_of(url)} .venv/bin/surefoot rollout status\n"
-        f"             SUREFOOT_PORT={services.port_of(url)} .venv/bin/surefoot verdict explain 1\n"
-        f"             curl -s {url}/v1/history?limit=5\n"
-        f"             the 3 am button: curl -X POST {url}/v1/surfaces/search/rollback "
-        "-H 'Content-Type: application/json' -d '{\"reason\": \"trying it\"}'",
+        "stop         Ctrl-C\n"
+        "\n"
+        "try next\n"
+        f"  {command} rollout status 4      a sound candidate's way\n"
+        f"  {command} verdict explain 42    what the judge saw, in words\n"
+        f"  {command} verdict replay 42     the same verdict again, to the bit\n"
+        f"  curl -X POST {url}/v1/surfaces/search/rollback -H 'Content-Type: application/json' -d '{{}}'\n"
+        "                                  the button for three in the morning",
         "Left open for you",
     )
     while True:

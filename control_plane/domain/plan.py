@@ -147,6 +147,7 @@ class RolloutPlan:
     hard_stops: HardStops = field(default_factory=HardStops)
     judge: JudgePlan = field(default_factory=JudgePlan)
     check_seconds: float = 5 * MINUTE
+    lateness_seconds: float = 5 * MINUTE  # how long events may be on their way: the judge sees the log as of then
     unwatched_seconds: float = 15 * MINUTE
     max_stage_seconds: float = 14 * DAY
     max_total_seconds: float = 30 * DAY
@@ -186,6 +187,7 @@ def _read_plan(reader: Reader) -> RolloutPlan:
         hard_stops=_read_hard_stops(reader.section("hard_stops")),
         judge=_read_judge(reader.section("judge")),
         check_seconds=reader.duration("check_every", 5 * MINUTE),
+        lateness_seconds=reader.duration("lateness", 5 * MINUTE),
         unwatched_seconds=reader.duration("unwatched", 15 * MINUTE),
         max_stage_seconds=reader.duration("max_stage", 14 * DAY),
         max_total_seconds=reader.duration("max_total", 30 * DAY),
@@ -382,6 +384,7 @@ def _write_plan(plan: RolloutPlan) -> dict[str, object]:
             "novelty_days": judge.novelty_days,
         },
         "check_every": f"{plan.check_seconds!r}s",
+        "lateness": f"{plan.lateness_seconds!r}s",
         "unwatched": f"{plan.unwatched_seconds!r}s",
         "max_stage": f"{plan.max_stage_seconds!r}s",
         "max_total": f"{plan.max_total_seconds!r}s",

@@ -124,8 +124,8 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
                 shares=surfaces.shares_since(session, rollout.surface, max(1, rollout.first_generation)),
                 windows_ms=rollout.plan.windows_ms(),
                 revenue_cap=rollout.plan.revenue_cap,
-                since_ms=round(started_at.timestamp() * 1_000),
-                as_of_ms=round(now.timestamp() * 1_000),
+                since_ms=_ms(started_at),
+                as_of_ms=max(_ms(started_at), _ms(now - timedelta(seconds=rollout.plan.lateness_seconds))),
             ),
         )
 
@@ -184,6 +184,10 @@ def apply(
                 epoch=epoch,
                 quarantine_parts=_quarantine_parts(loaded, judged, decision),
             )
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000)
 
 
 def _quarantine_parts(loaded: Loaded, judged: Judged | None, decision: Decision) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ def test_a_short_plan_gets_the_documented_defaults() -> None:
     assert plan.judge.alpha_rollback == 0.05
     assert sum(plan.judge.tau_weights) == pytest.approx(1)
     assert plan.min_days_before_full == 7
+    assert plan.lateness_seconds == 300
 
 
 def test_units_are_read() -> None:

@@ -142,3 +142,15 @@ def test_the_aggregator_computes_what_the_tick_will_need(world: World) -> None:
     world.live(2)
 
     assert aggregate_once(world.sessions, world.log, now=world.now) == 1
+
+
+def test_events_still_on_their_way_are_waited_for(world: World) -> None:
+    rollout_id = in_shadow(world)
+    start = world.rollout(rollout_id).started_at
+    assert start is not None
+
+    at_once = load(world.sessions, rollout_id, now=world.now, live_since=world.now)
+    later = load(world.sessions, rollout_id, now=world.now + HOUR, live_since=world.now)
+
+    assert at_once.query.as_of_ms == round(start.timestamp() * 1_000)
+    assert later.query.as_of_ms == round((world.now + HOUR - timedelta(minutes=5)).timestamp() * 1_000)

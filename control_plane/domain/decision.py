@@ -1,10 +1,11 @@
 """From a verdict to a command or a wait with its reason: the judge's evidence meets time and people."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from control_plane.domain.model_version import ModelVersion, Part
+from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.plan import DIRECTION_OF, Metric
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
@@ -53,10 +54,13 @@ def decide(rollout: Rollout, verdict: Verdict | None, *, readiness: Readiness, n
             assert_never(phase)
 
 
-def parts_to_quarantine(verdict: Verdict, *, candidate: ModelVersion, stable: ModelVersion) -> tuple[Part, ...]:
-    """The parts of a rolled-back candidate that may serve nowhere: those blamed that stable does not share.
+def parts_to_quarantine(
+    verdict: Verdict, *, candidate: ModelVersion, stable: ModelVersion, proven: Collection[Digest]
+) -> tuple[Part, ...]:
+    """The parts of a rolled-back candidate that may serve nowhere: those blamed that nothing stable shares.
 
-    Harm that is the model's is laid on the trunk if the trunk is new, since every surface shares it.
+    Harm that is the model's is laid on the trunk if the trunk is new, since every surface shares it; a trunk
+    that some surface proved already (`proven`: the digests of what is stable anywhere) leaves the surface export.
     """
     if verdict.rule not in (Rule.HARM, Rule.HARD_STOP):
         return ()
@@ -69,8 +73,8 @@ def parts_to_quarantine(verdict: Verdict, *, candidate: ModelVersion, stable: Mo
             suspects = [Part.TRUNK, Part.SURFACE_EXPORT, Part.CALIBRATOR]
         case blame:
             assert_never(blame)
-    changed = [part for part in suspects if candidate.digest_of_part(part) != stable.digest_of_part(part)]
-    return tuple(changed[:1])
+    sound = {*proven, *(stable.digest_of_part(part) for part in suspects)}
+    return tuple([part for part in suspects if candidate.digest_of_part(part) not in sound][:1])
 
 
 def _start(readiness: Readiness) -> Decision:

@@ -4,9 +4,11 @@ import logging
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from sqlalchemy.orm import Session
+
 from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
 from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
-from control_plane.domain.model_version import ModelVersion
+from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.moments import Health
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, stage_of
 from control_plane.domain.surface_graph import blocked_by
@@ -32,6 +34,7 @@ class Loaded:
     generation: int
     candidate: ModelVersion
     stable: ModelVersion
+    proven: frozenset[Digest]  # every part of what is stable anywhere
     readiness: Readiness
     health: Health
     query: MomentsQuery
@@ -114,6 +117,7 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
             generation=state.generation,
             candidate=model_versions.get(session, rollout.candidate).manifest.version,
             stable=model_versions.get(session, rollout.stable).manifest.version,
+            proven=_proven(session),
             readiness=runtimes.readiness(session, rollout.candidate, live_since=live_since, blocked_by=blocked),
             health=runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since),
             query=MomentsQuery(
@@ -186,6 +190,12 @@ def apply(
             )
 
 
+def _proven(session: Session) -> frozenset[Digest]:
+    stable_ids = {state.stable for state in surfaces.list_surfaces(session) if state.stable is not None}
+    versions = [model_versions.get(session, version_id).manifest.version for version_id in sorted(stable_ids)]
+    return frozenset(version.digest_of_part(part) for version in versions for part in Part)
+
+
 def _ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1_000)
 
@@ -194,4 +204,4 @@ def _quarantine_parts(loaded: Loaded, judged: Judged | None, decision: Decision)
     wanted = loaded.rollout.plan.quarantine_on_rollback
     if judged is None or decision.command is not Command.ROLL_BACK or not wanted:
         return ()
-    return parts_to_quarantine(judged.verdict, candidate=loaded.candidate, stable=loaded.stable)
+    return parts_to_quarantine(judged.verdict, candidate=loaded.candidate, stable=loaded.stable, proven=loaded.proven)

@@ -1,10 +1,11 @@
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
-from control_plane.domain.model_version import Part
+from control_plane.domain.model_version import Digest, Part
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.verdict import Answer, Blame, Finding, Outcome, Rule, Verdict
 from tests.builders import NOON, a_plan, a_rollout, a_verdict, a_version
@@ -142,14 +143,20 @@ def test_what_waits_for_a_person_or_is_over_is_left_alone(phase: Phase) -> None:
     assert decided(a_rollout(phase), ADVANCE, hours=100 * 24).command is None
 
 
-def blamed(blame: Blame, rule: Rule = Rule.HARM, **candidate: Any) -> tuple[Part, ...]:
+def blamed(blame: Blame, rule: Rule = Rule.HARM, proven: Collection[Digest] = (), **candidate: Any) -> tuple[Part, ...]:
     verdict = a_verdict(Outcome.ROLL_BACK, blame=blame, rule=rule)
-    return parts_to_quarantine(verdict, candidate=a_version("b", **candidate), stable=a_version("a"))
+    return parts_to_quarantine(verdict, candidate=a_version("b", **candidate), stable=a_version("a"), proven=proven)
 
 
 def test_a_model_that_harms_has_its_trunk_quarantined_if_the_trunk_is_new() -> None:
     assert blamed(Blame.MODEL, trunk="other") == (Part.TRUNK,)
     assert blamed(Blame.MODEL) == (Part.SURFACE_EXPORT,)
+
+
+def test_a_trunk_that_another_surface_proved_is_not_to_blame() -> None:
+    proven = [a_version("b", trunk="other").trunk]
+
+    assert blamed(Blame.MODEL, trunk="other", proven=proven) == (Part.SURFACE_EXPORT,)
 
 
 def test_a_calibrator_that_harms_is_quarantined_alone() -> None:

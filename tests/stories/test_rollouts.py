@@ -85,3 +85,23 @@ def test_a_lease_runs_down_while_nobody_checks(tmp_path: Path) -> None:
 
     assert watched == 12 * 3_600
     assert unwatched == 7 * 3_600
+
+
+def test_a_trunk_that_one_surface_proved_stays_there_when_another_surface_rolls_it_back(tmp_path: Path) -> None:
+    world = World(tmp_path, "home_feed", "search")
+    proven = world.candidate("home_feed")
+    with world.sessions.writing() as session:
+        feed = world.surface("home_feed")
+        rollouts.adopt(
+            session, feed.surface, proven, seen_generation=feed.generation, by="ann", reason="proved", now=world.now
+        )
+    harmful = world.candidate("search", behaviour=Behaviour(ctr=0.7))
+    rollout_id = world.roll_out("search", harmful)
+
+    world.live_until(rollout_id, Phase.ROLLED_BACK, at_most_days=3)
+
+    assert world.surface("home_feed").stable == proven
+    with world.sessions.reading() as session:
+        (entry,) = rollouts.list_quarantined(session)
+        version = model_versions.get(session, harmful).manifest.version
+    assert entry.digest == version.surface_export

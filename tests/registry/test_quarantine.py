@@ -217,3 +217,22 @@ def test_a_roll_back_happens_even_where_the_quarantine_cannot(sessions: Sessions
         assert surfaces.get(session, HOME_FEED).candidate is None
         assert rollouts.list_quarantined(session) == []
         assert "not quarantined: search has no version left" in history.list_history(session, HOME_FEED, 1)[0].reason
+
+
+def test_a_part_of_the_version_that_a_roll_back_lands_on_is_not_to_blame(sessions: Sessions) -> None:
+    """An adoption put another version with the candidate's trunk where the roll back of a finished rollout lands."""
+    candidate, adopted = a_version("b", trunk="new"), a_version("c", trunk="new")
+    with sessions.writing() as session:
+        scene.a_serving_surface(session, a_version("a", trunk="old"))
+        done = scene.a_rollout_in(session, Phase.DONE, candidate)
+        scene.adopted(session, scene.registered(session, adopted))
+        scene.adopted(session, candidate.version_id)
+
+    with sessions.writing() as session:
+        rollouts.apply_command(
+            session, done, Command.ROLL_BACK, by="ada", now=LATER, quarantine_parts=[Part.TRUNK, Part.SURFACE_EXPORT]
+        )
+
+    with sessions.reading() as session:
+        assert stables(sessions) == {HOME_FEED: adopted.version_id}
+        assert [entry.digest for entry in rollouts.list_quarantined(session)] == [candidate.surface_export]

@@ -1,6 +1,6 @@
 """The frozen rules of one rollout, read from a mapping (YAML or JSON) with errors that name the key."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 
@@ -323,72 +323,60 @@ def _read_judge(reader: Reader) -> JudgePlan:
 
 
 def _write_plan(plan: RolloutPlan) -> dict[str, object]:
-    judge, shadow, stops, calibration = plan.judge, plan.shadow, plan.hard_stops, plan.calibration
     return {
         "name": plan.name,
-        "steps": [
-            {"share": f"{step.share_bp}bp", "bake": f"{step.bake_seconds!r}s", "approvals": step.approvals}
-            for step in plan.steps
-        ],
-        "shadow": {
-            "sample": f"{shadow.sample_bp}bp",
-            "bake": f"{shadow.bake_seconds!r}s",
-            "min_pairs": shadow.min_pairs,
-            "min_conversions": shadow.min_conversions,
-            "ne_harm_margin": shadow.ne_harm_margin,
-            "ne_safe_margin": shadow.ne_safe_margin,
-            "max_psi": shadow.max_psi,
-        },
-        "guardrails": [
-            {
-                "metric": guardrail.metric.value,
-                "role": guardrail.role.value,
-                "harm_margin": guardrail.harm_margin,
-                "safe_margin": guardrail.safe_margin,
-                "window": f"{guardrail.window_seconds!r}s",
-                "on_insufficient": guardrail.on_insufficient.value,
-                "on_no_data": guardrail.on_no_data.value,
-            }
-            for guardrail in plan.guardrails
-        ],
-        "calibration": {
-            "role": calibration.role.value,
-            "epsilon": calibration.epsilon,
-            "view_type_epsilon": calibration.view_type_epsilon,
-            "band": calibration.band,
-            "view_type_band": calibration.view_type_band,
-        },
-        "hard_stops": {
-            "max_error_rate": stops.max_error_rate,
-            "min_requests": stops.min_requests,
-            "max_bad_score_rate": stops.max_bad_score_rate,
-            "calibration_low": stops.calibration_low,
-            "calibration_high": stops.calibration_high,
-            "min_expected_clicks": stops.min_expected_clicks,
-            "idle_intervals": stops.idle_intervals,
-        },
-        "judge": {
-            "alpha_rollback": judge.alpha_rollback,
-            "alpha_advance": judge.alpha_advance,
-            "loss_budget": judge.loss_budget,
-            "max_stage_margin": judge.max_stage_margin,
-            "taus": list(judge.taus),
-            "tau_weights": list(judge.tau_weights),
-            "min_buckets": judge.min_buckets,
-            "min_users": judge.min_users,
-            "min_conversions": judge.min_conversions,
-            "min_expected_conversions": judge.min_expected_conversions,
-            "sample_ratio_threshold": judge.sample_ratio_threshold,
-            "max_cross_exposure": judge.max_cross_exposure,
-            "stale_intervals": judge.stale_intervals,
-            "novelty_days": judge.novelty_days,
-        },
-        "check_every": f"{plan.check_seconds!r}s",
-        "lateness": f"{plan.lateness_seconds!r}s",
-        "unwatched": f"{plan.unwatched_seconds!r}s",
-        "max_stage": f"{plan.max_stage_seconds!r}s",
-        "max_total": f"{plan.max_total_seconds!r}s",
+        "steps": [_write_step(step) for step in plan.steps],
+        "shadow": _write_shadow(plan.shadow),
+        "guardrails": [_write_guardrail(guardrail) for guardrail in plan.guardrails],
+        "calibration": _write_calibration(plan.calibration),
+        "hard_stops": asdict(plan.hard_stops),
+        "judge": _write_judge(plan.judge),
+        "check_every": _seconds(plan.check_seconds),
+        "lateness": _seconds(plan.lateness_seconds),
+        "unwatched": _seconds(plan.unwatched_seconds),
+        "max_stage": _seconds(plan.max_stage_seconds),
+        "max_total": _seconds(plan.max_total_seconds),
         "min_days_before_full": plan.min_days_before_full,
         "quarantine_on_rollback": plan.quarantine_on_rollback,
         "revenue_cap": plan.revenue_cap,
     }
+
+
+def _write_step(step: Step) -> dict[str, object]:
+    return {"share": f"{step.share_bp}bp", "bake": _seconds(step.bake_seconds), "approvals": step.approvals}
+
+
+def _write_shadow(shadow: ShadowPlan) -> dict[str, object]:
+    return {
+        "sample": f"{shadow.sample_bp}bp",
+        "bake": _seconds(shadow.bake_seconds),
+        "min_pairs": shadow.min_pairs,
+        "min_conversions": shadow.min_conversions,
+        "ne_harm_margin": shadow.ne_harm_margin,
+        "ne_safe_margin": shadow.ne_safe_margin,
+        "max_psi": shadow.max_psi,
+    }
+
+
+def _write_guardrail(guardrail: GuardrailPlan) -> dict[str, object]:
+    return {
+        "metric": guardrail.metric.value,
+        "role": guardrail.role.value,
+        "harm_margin": guardrail.harm_margin,
+        "safe_margin": guardrail.safe_margin,
+        "window": _seconds(guardrail.window_seconds),
+        "on_insufficient": guardrail.on_insufficient.value,
+        "on_no_data": guardrail.on_no_data.value,
+    }
+
+
+def _write_calibration(calibration: CalibrationPlan) -> dict[str, object]:
+    return {**asdict(calibration), "role": calibration.role.value}
+
+
+def _write_judge(judge: JudgePlan) -> dict[str, object]:
+    return {**asdict(judge), "taus": list(judge.taus), "tau_weights": list(judge.tau_weights)}
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds!r}s"

@@ -1,4 +1,6 @@
 import json
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 
 from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.events import Label
-from control_plane.domain.plan import Metric, Role, RolloutPlan
+from control_plane.domain.plan import Metric, OnMissing, Role, RolloutPlan
 from tests.builders import a_plan, a_plan_mapping
 
 
@@ -40,6 +42,38 @@ def test_a_plan_survives_json() -> None:
     plan = a_plan(check_every="1.5m", judge={"loss_budget": "2.5%"}, revenue_cap=12.25)
 
     assert RolloutPlan.from_mapping(json.loads(json.dumps(plan.to_mapping()))) == plan
+
+
+def changed(value: Any) -> Any:
+    """The same plan with every number and choice another one, so that nothing stands at its default."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value * 0.9
+        case OnMissing():
+            return OnMissing.IGNORE
+        case Role():
+            return Role.GUARD
+        case tuple():
+            return tuple(changed(entry) for entry in value)
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            kept = {"share_bp", "sample_bp", "metric", "tau_weights", "min_buckets", "name"}
+            names = [one.name for one in fields(value) if one.name not in kept]
+            return replace(value, **{name: changed(getattr(value, name)) for name in names})
+        case _:
+            return value
+
+
+def test_every_field_of_a_plan_survives_json() -> None:
+    plan = a_plan(guardrails=[{"metric": "ctr"}, {"metric": "hide_rate"}])
+    other = replace(changed(plan), guardrails=(plan.guardrails[0], changed(plan.guardrails[1])))
+
+    again = RolloutPlan.from_mapping(json.loads(json.dumps(other.to_mapping())))
+
+    assert again == other != plan
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -59,6 +60,12 @@ class RollBackIn(In):
 
 class VersionIn(In):
     artifact_uri: Annotated[str, StringConstraints(min_length=1, max_length=4_096, pattern=r"^[^\x00]+$")]
+
+    def folder(self) -> Path:
+        path = Path(self.artifact_uri)
+        if not path.is_absolute():
+            raise InvalidField("artifact_uri", "must be an absolute path: every runtime reads it from where it runs")
+        return path
 
 
 class PlanIn(In):

@@ -1,6 +1,5 @@
 """Model versions: registering an artifact folder, and reading what is registered."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, status
@@ -32,7 +31,7 @@ def register(body: VersionIn, sessions: Sessions, operator: Operator, now: Now) 
 
     Registering the same bytes again answers as the first time did.
     """
-    manifest = artifacts.verify_artifact(Path(body.artifact_uri))
+    manifest = artifacts.verify_artifact(body.folder())
     with sessions.writing() as session:
         record = model_versions.register(session, manifest, artifact_uri=body.artifact_uri, by=operator, now=now)
     return VersionOut.of(record)

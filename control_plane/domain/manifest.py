@@ -28,6 +28,7 @@ FILE_OF = {
 }
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
 PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
+MAX_TEXT = 200  # characters of a name: pages and databases show it on one line
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -71,7 +72,7 @@ class Manifest:
         """Parse and check; `InvalidManifest` names the field."""
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidManifest("manifest", f"is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise InvalidManifest("manifest", "must be a JSON object")
@@ -117,8 +118,8 @@ def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
         raise UnsafeArtifact(path, f"is truncated: {total_bytes} bytes, its header alone needs {8 + header_bytes}")
     try:
         header = json.loads(head[8 : 8 + header_bytes])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
         raise UnsafeArtifact(path, "is not safetensors: its header does not parse") from None
     promised = 8 + header_bytes + max(ends, default=0)
     if total_bytes != promised:
@@ -127,8 +128,8 @@ def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
 
 def _text(value: Mapping[str, object], field: str) -> str:
     found = value.get(field)
-    if not isinstance(found, str) or not found:
-        raise InvalidManifest(field, f"must be a non-empty string, not {found!r}")
+    if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_TEXT:
+        raise InvalidManifest(field, f"must be 1 to {MAX_TEXT} printable characters, not {str(found)[:100]!r}")
     return found
 
 

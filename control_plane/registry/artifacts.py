@@ -1,6 +1,7 @@
 """Is an artifact's folder what its manifest says? Nothing in it is loaded or run to find out."""
 
 import hashlib
+import stat
 from pathlib import Path
 
 from control_plane.domain.errors import DigestMismatch, InvalidManifest, UnsafeArtifact
@@ -32,12 +33,17 @@ def verify_artifact(path: Path) -> Manifest:
 
 
 def _manifest_bytes(path: Path) -> bytes:
+    """A pipe or a device may be named like a file, and would be read without end."""
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise InvalidManifest("manifest", f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidManifest("manifest", f"{path} is not a file")
+        with path.open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise InvalidManifest("manifest", f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise InvalidManifest("manifest", f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+    return content
 
 
 def _verify_file(path: Path, *, expected: str) -> None:

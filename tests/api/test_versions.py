@@ -66,3 +66,22 @@ def test_a_version_of_an_unknown_surface_is_refused(deployment: Deployment, tmp_
 
 def test_an_unknown_version_is_not_found(deployment: Deployment) -> None:
     assert deployment.client.get(f"/v1/versions/{'0' * 16}").status_code == 404
+
+
+@pytest.mark.parametrize("uri", ["artifacts/a", "../a", "file:///models/a", "https://models/a"])
+def test_an_artifact_that_runtimes_could_not_find_is_refused(deployment: Deployment, uri: str) -> None:
+    answer = deployment.client.post("/v1/versions", json={"artifact_uri": uri})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "artifact_uri")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "trunk.safetensors"])
+def test_a_file_whose_json_nests_without_end_is_refused(deployment: Deployment, tmp_path: Path, name: str) -> None:
+    deployment.create_surface()
+    folder = write_artifact(tmp_path / "deep", "deep")
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    (folder / name).write_bytes(deep if name == "manifest.json" else len(deep).to_bytes(8, "little") + deep)
+
+    answer = deployment.client.post("/v1/versions", json={"artifact_uri": str(folder)})
+
+    assert answer.status_code == 422

@@ -51,6 +51,9 @@ def test_every_file_has_its_digest() -> None:
         ({"view_types": [3]}, "view_types[0]"),
         ({"model_name": ""}, "model_name"),
         ({"training_run": None}, "training_run"),
+        ({"training_run": "\ud800"}, "training_run"),
+        ({"training_run": "a\0b"}, "training_run"),
+        ({"training_run": "r" * 201}, "training_run"),
         ({"config": []}, "config"),
     ],
 )
@@ -63,7 +66,7 @@ def test_a_malformed_manifest_is_refused_by_field(change: dict[str, object], fie
     assert refused.value.field == field
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff\xfe"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff\xfe", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
     with pytest.raises(InvalidManifest):
         Manifest.from_json(text)
@@ -81,6 +84,10 @@ def test_equal_parts_are_one_version_and_any_other_part_is_another() -> None:
         replace(version, feature_signature=other).version_id,
     }
     assert len(others | {version.version_id}) == len(Part) + 1
+
+
+def with_header(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
 
 
 def safetensors(tensor_bytes: int = 8) -> bytes:
@@ -112,6 +119,10 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none(header_bytes: int) ->
         (b"\xff" * 64, "makes no sense"),
         ((10).to_bytes(8, "little") + b"not json!!", "does not parse"),
         ((2).to_bytes(8, "little") + b"[]", "does not parse"),
+        (with_header(b'{"w": {"data_offsets": [0, "x"]}}'), "does not parse"),
+        (with_header(b'{"v": {"data_offsets": [0, 5]}, "w": {"data_offsets": [0, null]}}'), "does not parse"),
+        (with_header(b'{"w": {"data_offsets": [0, 1e999]}}'), "does not parse"),
+        (with_header(b'{"w":' * 100_000), "does not parse"),
     ],
 )
 def test_anything_else_is_refused_with_its_problem(content: bytes, problem: str) -> None:

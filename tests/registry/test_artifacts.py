@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -79,4 +80,20 @@ def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_bytes(b"\xff\xfe")
 
     with pytest.raises(InvalidManifest, match="not JSON"):
+        verify_artifact(folder)
+
+
+def test_a_manifest_that_never_ends_is_refused(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    (folder / MANIFEST_FILE).symlink_to("/dev/zero")
+
+    with pytest.raises(InvalidManifest, match="is not a file"):
+        verify_artifact(folder)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_refused_without_waiting_for_a_writer(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    os.mkfifo(folder / MANIFEST_FILE)
+
+    with pytest.raises(InvalidManifest, match="is not a file"):
         verify_artifact(folder)

@@ -5,11 +5,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
 from control_plane.evidence.bodies import read_arrow_stream, read_ndjson
-from control_plane.evidence.event_log import EventLog
+from control_plane.evidence.event_log import DAY_MS, EventLog
 from control_plane.evidence.rows import SHOWN_REFUSALS, Refusal, check
+
+MAX_DAYS = 100  # of one kind in one body: each day costs a file per shard, written and synced
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +48,7 @@ def collect(
         kept[part_kind] = checked.table
         reasons.update(checked.reasons)
         refusals += [replace(one, row=part.row_of(one.row)) for one in checked.first_refused]
+    _check_span(kept)
     accepted = log.append(kept)
     return Receipt(
         accepted=accepted,
@@ -51,3 +56,11 @@ def collect(
         reasons=dict(reasons),
         first_refused=tuple(sorted(refusals, key=lambda one: one.row)[:SHOWN_REFUSALS]),
     )
+
+
+def _check_span(kept: Mapping[EventKind, pa.Table]) -> None:
+    for table in kept.values():
+        days = len(pc.unique(pc.divide(table["served_at_ms"], DAY_MS)))
+        if days > MAX_DAYS:
+            rule = f"spans {days} days; a body spans at most {MAX_DAYS}: send it in smaller batches, in order of time"
+            raise InvalidField("served_at_ms", rule)

@@ -1,9 +1,12 @@
 """Arrow schemas of the three kinds of events: the columns are the fields of `domain.events`."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
+
+MAX_TEXT_BYTES = 200  # names of surfaces, view types and versions are shorter
 
 _SERVED = [
     pa.field("impression_id", pa.uint64()),
@@ -53,5 +56,15 @@ def _as_type(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     if column.type == field.type:
         return column
     if pa.types.is_string(field.type) and strings:
-        return column.cast(field.type)
+        return _as_strings(column, field)
     raise InvalidField(field.name, f"must be a column of {field.type}, not {column.type}")
+
+
+def _as_strings(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """A long value that a dictionary holds once would be written out for every row."""
+    for chunk in column.chunks:
+        values = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+        longest = pc.max(pc.binary_length(values)).as_py() or 0
+        if longest > MAX_TEXT_BYTES:
+            raise InvalidField(field.name, f"holds a text of {longest} bytes; at most {MAX_TEXT_BYTES} are allowed")
+    return column.cast(field.type)

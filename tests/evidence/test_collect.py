@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import FUTURE_TOLERANCE_MS, EventKind, Label
-from control_plane.evidence.bodies import read_arrow_stream, read_ndjson
-from control_plane.evidence.collect import Receipt, collect
-from control_plane.evidence.event_log import EventLog
+from control_plane.evidence.bodies import MAX_LINES, read_arrow_stream, read_ndjson
+from control_plane.evidence.collect import MAX_DAYS, Receipt, collect
+from control_plane.evidence.event_log import DAY_MS, EventLog
 from control_plane.evidence.rows import SHOWN_REFUSALS
 from tests.evidence.events import (
     START_MS,
@@ -67,7 +67,7 @@ def _with(table: pa.Table, field: str, value: object) -> pa.Table:
         ("surface", "shopping", "unknown"),
         ("surface", "", "unknown"),
         ("view_type", "carousel", "not of this surface"),
-        ("arm", "shadow", "must be 'stable' or 'candidate'"),
+        ("arm", "shadow", "must be 'stable', 'candidate' or 'home'"),
         ("version_id", "f" * 16, "unknown"),
         ("generation", 0, "must be 1 or more"),
         ("generation", -5, "must be 1 or more"),
@@ -313,3 +313,28 @@ def test_the_same_rows_fall_whatever_the_size_of_the_batch(tmp_path: Path) -> No
     receipt = send(EventLog(tmp_path), arrow_body(table), EventKind.EXPOSURE)
 
     assert receipt.refused == int(((score_N < 0) | (score_N > 1)).sum())
+
+
+def test_a_body_of_more_lines_than_any_batch_has_is_refused_before_they_are_read() -> None:
+    with pytest.raises(InvalidField, match="lines; send it in smaller batches"):
+        read_ndjson(b"\n" * (MAX_LINES + 1))
+
+
+def test_a_body_that_would_scatter_files_over_the_years_is_refused_whole(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    events = [an_exposure(impression_id=day, served_at_ms=day * DAY_MS) for day in range(MAX_DAYS + 1)]
+
+    with pytest.raises(InvalidField, match=r"^served_at_ms: spans 101 days"):
+        send(log, arrow_body(table_of(EventKind.EXPOSURE, events)), EventKind.EXPOSURE)
+    receipt = send(log, arrow_body(table_of(EventKind.EXPOSURE, events[1:])), EventKind.EXPOSURE)
+
+    assert receipt.accepted == MAX_DAYS
+
+
+def test_a_dictionary_whose_text_would_be_repeated_for_every_row_is_refused() -> None:
+    table = table_of(EventKind.EXPOSURE, [an_exposure()] * 1_000)
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1_000, np.int8)), pa.array(["x" * 1_000_000]))
+    table = table.set_column(table.schema.get_field_index("surface"), "surface", long)
+
+    with pytest.raises(InvalidField, match=r"^surface: holds a text of 1000000 bytes"):
+        read_arrow_stream(arrow_body(table), EventKind.EXPOSURE)

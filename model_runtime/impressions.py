@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from control_plane.domain.events import HOME_ARM
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.split import MASK64, Arm, Split, mix64
 
@@ -42,9 +43,10 @@ class Impressions:
     view_type_S: NDArray[np.int64]
 
     def exposures(self, split: Split, arm_S: NDArray[np.int64], score_S: NDArray[np.float32]) -> pa.RecordBatch:
-        """Columns as the fields of `events.Exposure`."""
+        """Columns as the fields of `events.Exposure`; of a split that is home `arm_S` is all stable."""
         versions = [split.version_of(arm) for arm in Arm]
-        return self._record(arm=_named(arm_S, ARM_NAMES), version_id=_named(arm_S, versions), score=score_S)
+        names = (HOME_ARM,) if split.is_home else ARM_NAMES
+        return self._record(arm=_named(arm_S, names), version_id=_named(arm_S, versions), score=score_S)
 
     def shadow_scores(self, version_id: VersionId, score_S: NDArray[np.float32]) -> pa.RecordBatch:
         """Columns as the fields of `events.ShadowScore`."""

@@ -12,6 +12,7 @@ from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.split import UserKey
 
 FUTURE_TOLERANCE_MS = 300_000  # clocks of ad servers may run this far ahead; later than that is a broken clock
+HOME_ARM = "home"  # neither arm: stable answered everyone, since the candidate had gone home under this generation
 MAX_VALUE = 1e9  # units of the label: beyond it fixed-point sums of a busy day could overflow
 
 
@@ -32,7 +33,10 @@ class Label(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exposure:
-    """One ad was shown: `arm` ('stable' or 'candidate') with `version_id` served it under `generation`."""
+    """One ad was shown: `arm` ('stable', 'candidate' or `HOME_ARM`) with `version_id` served it under `generation`.
+
+    What was shown while the candidate was at home speaks for neither arm: its users did not come by the split.
+    """
 
     impression_id: int
     user_key: UserKey

@@ -113,7 +113,8 @@ class Moments:
         cross_exposed_users: users seen in both arms within one generation.
         as_of_ms: labels matured up to here count.
         newest_event_ms: latest exposure of the surface, None before any.
-        candidate_newest_ms: latest exposure or shadow score of the candidate, None before any.
+        candidate_newest_ms: latest exposure or shadow score of the candidate, or exposure while it was at home,
+            None before any.
     """
 
     surface: Surface

@@ -166,6 +166,11 @@ def apply(rollout: Rollout, command: Command, *, now: datetime, by: str) -> Roll
             assert_never(command)
 
 
+def back_from_home(rollout: Rollout, *, home_since: datetime, now: datetime) -> Rollout:
+    """The rollout once its candidate has its weight back: time spent at home is no time spent at this step."""
+    return replace(rollout, entered_at=rollout.entered_at + (now - max(home_since, rollout.entered_at)))
+
+
 def _advanced(rollout: Rollout, now: datetime) -> Rollout:
     match rollout.phase:
         case Phase.WARMING:

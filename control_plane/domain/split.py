@@ -78,6 +78,11 @@ class Split:
             raise InvalidSplit("unwatched_seconds_left", f"must be 0 or more seconds, not {left}")
 
     @property
+    def is_home(self) -> bool:
+        """Whether the holder took the candidate's weight away by itself: the control plane orders no such split."""
+        return self.candidate is not None and self.candidate_bp == 0
+
+    @property
     def weights_bp(self) -> dict[VersionId, int]:
         """Weights by version, summing to 10 000."""
         weights = {self.stable: FULL_TRAFFIC_BP - self.candidate_bp}

@@ -111,6 +111,11 @@ class Verdict:
     def allows_advance(self) -> bool:
         return self.outcome is Outcome.ADVANCE
 
+    @property
+    def completes_check(self) -> bool:
+        """Whether somebody has really looked: a verdict that says `ERROR` has not."""
+        return self.rule is not Rule.ERROR
+
     def to_json(self) -> str:
         """Canonical JSON: equal verdicts are equal bytes. NaN and infinities are refused."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import duckdb
 import numpy as np
 
-from control_plane.domain.events import EventKind
+from control_plane.domain.events import HOME_ARM, EventKind
 from control_plane.domain.moments import FIXED_POINT, NUM_SCORE_BINS, SCORE_BIN_LOGIT_MIN, SCORE_BIN_LOGIT_WIDTH
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
@@ -21,7 +21,7 @@ from control_plane.evidence.users import NEVER_MS, UserRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_VERSION = 2  # raise it when sums mean or store something else: those that older code stored are then not read
+SUMS_VERSION = 3  # raise it when sums mean or store something else: those that older code stored are then not read
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
@@ -53,6 +53,7 @@ CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
 SHOWN = """
 CREATE OR REPLACE TEMP TABLE shown AS
 SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
+    arm = $home_arm AS at_home,
     coalesce(list_position($view_types::VARCHAR[], view_type), 0) AS view_type,
     CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
          WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END AS arm
@@ -147,7 +148,8 @@ SELECT generation, view_type, 1 AS arm, bucket, score_bin(candidate_p) AS bin, c
 """
 
 NEWEST = """
-SELECT max(served_at_ms), max(served_at_ms) FILTER (version_id = $candidate), (SELECT max(served_at_ms) FROM shadowed)
+SELECT max(served_at_ms), max(served_at_ms) FILTER (version_id = $candidate OR at_home),
+    (SELECT max(served_at_ms) FROM shadowed)
 FROM shown
 """
 
@@ -203,7 +205,7 @@ class PartitionQuery:
     ) -> tuple[Sums, UserRows]:
         """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
         self._parameters = {
-            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS
+            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS, "home_arm": HOME_ARM
         }  # fmt: skip
         once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
         self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE]))

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from control_plane.domain.events import FUTURE_TOLERANCE_MS, MAX_VALUE, EventKind, Label
+from control_plane.domain.events import FUTURE_TOLERANCE_MS, HOME_ARM, MAX_VALUE, EventKind, Label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     BoolArray = NDArray[np.bool_]
 
-ARMS = ("stable", "candidate")
+ARMS = ("stable", "candidate", HOME_ARM)
 SHOWN_REFUSALS = 10  # enough to see what is wrong; the counts tell the rest
 
 
@@ -88,7 +88,8 @@ def _rules(
         return
     yield _Rule(field="view_type", rule="not of this surface", broken_N=~_of_surface(table, surface, surfaces))
     if kind is EventKind.EXPOSURE:
-        yield _Rule(field="arm", rule="must be 'stable' or 'candidate'", broken_N=~_Text(table["arm"]).among(ARMS))
+        rule = "must be 'stable', 'candidate' or 'home'"
+        yield _Rule(field="arm", rule=rule, broken_N=~_Text(table["arm"]).among(ARMS))
     yield _Rule(field="version_id", rule="unknown", broken_N=~_Text(table["version_id"]).among(known_versions))
     yield _Rule(field="generation", rule="must be 1 or more", broken_N=_numbers(table, "generation") < 1)
     score_N = _numbers(table, "score")

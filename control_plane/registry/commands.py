@@ -15,6 +15,8 @@ from control_plane.registry.changes import Cause
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import VerdictRow
 
+RENEW_WATCH = "renew_watch"  # in the history, beside `Command`s: a candidate that went home unwatched comes back
+BEGINS_WATCH = frozenset({Command.ADVANCE.value, RENEW_WATCH})
 NEEDS_EVIDENCE = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
 
 
@@ -82,7 +84,7 @@ def go_home(
 
 
 def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:
-    """The surface as the rollout's serving phase wants it. An advance that gives weight begins a watch anew."""
+    """The surface as the rollout's serving phase wants it. What gives the candidate weight begins a watch anew."""
     base = replace(before.without_candidate(), rollout_id=rollout.rollout_id)
     match rollout.serving_phase:
         case Phase.PENDING:
@@ -96,7 +98,7 @@ def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> Surfa
                 candidate=rollout.candidate,
                 candidate_bp=rollout.candidate_bp,
                 unwatched_seconds=rollout.plan.unwatched_seconds,
-                lease_renewed_at=cause.now if cause.command == Command.ADVANCE else before.lease_renewed_at,
+                lease_renewed_at=cause.now if cause.command in BEGINS_WATCH else before.lease_renewed_at,
             )
         case Phase.DONE:
             return replace(base, rollout_id=None, stable=rollout.candidate, last_proven=before.stable)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import RolloutId
-from control_plane.domain.verdict import Rule, Verdict
+from control_plane.domain.verdict import Verdict
 from control_plane.registry import changes, leases, rollout_rows
 from control_plane.registry.history import CODE_VERSION
 from control_plane.registry.tables import SurfaceRow, VerdictInputsRow, VerdictRow
@@ -36,11 +36,12 @@ def record_verdict(
 ) -> int:
     """Store a verdict with its inputs, set the next check, renew the lease; return the verdict's id.
 
-    A verdict that says `ERROR` is stored, but completed no check: it leaves the lease to run out.
+    A verdict that says `ERROR` is stored, but completed no check: it leaves the lease to run out. A lease that has
+    run out stays so: the candidate comes back only under a new generation, by `rollouts.renew_watch`.
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    state = changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
     rollout_rows.set_next_check(session, rollout_id, next_check_at)
     row = VerdictRow(
         rollout_id=rollout_id,
@@ -52,7 +53,7 @@ def record_verdict(
         code_version=CODE_VERSION,
     )
     session.add(row)
-    if verdict.rule is not Rule.ERROR:
+    if verdict.completes_check and state.home_since(now=now) is None:
         _renew_lease(session, rollout_id, now)
     session.flush()
     return row.verdict_id

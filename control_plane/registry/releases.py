@@ -11,8 +11,8 @@ from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase
 from control_plane.domain.surface_graph import Edge, Progress, check_edges
 from control_plane.domain.verdict import Answer, Outcome, Verdict
-from control_plane.registry import evidence, rollout_rows
-from control_plane.registry.tables import ReleaseRow, RolloutRow, SplitRow
+from control_plane.registry import commands, evidence, rollout_rows
+from control_plane.registry.tables import HistoryRow, ReleaseRow, RolloutRow, SplitRow
 
 
 def insert(session: Session, edges: Sequence[Edge], surfaces: Sequence[Surface], *, by: str, now: datetime) -> int:
@@ -69,13 +69,18 @@ def _progress_of(session: Session, row: RolloutRow) -> Progress:
 
 
 def _reached(session: Session, row: RolloutRow) -> tuple[tuple[int, datetime], ...]:
-    """Each weight that the rollout's candidate was given, and when first."""
+    """Each weight that the rollout's candidate was given, and when first since it last came back from home."""
+    came_back = session.scalar(
+        select(func.max(HistoryRow.seq)).where(
+            HistoryRow.rollout_id == row.rollout_id, HistoryRow.command == commands.RENEW_WATCH
+        )
+    )
     first_at = func.min(SplitRow.at)
     rows = session.execute(
         select(SplitRow.candidate_bp, first_at)
         .where(
             SplitRow.surface == row.surface,
-            SplitRow.generation >= row.first_generation,
+            SplitRow.generation >= (came_back or row.first_generation),
             SplitRow.candidate == row.candidate,
             SplitRow.candidate_bp > 0,
         )

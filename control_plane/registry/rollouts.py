@@ -17,7 +17,7 @@ from control_plane.domain.errors import (
 )
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId, ViewType, check_digest, check_name
 from control_plane.domain.plan import RolloutPlan
-from control_plane.domain.rollout import ACTIVE, Command, Phase, Rollout, RolloutId, apply
+from control_plane.domain.rollout import ACTIVE, Command, Phase, Rollout, RolloutId, apply, back_from_home
 from control_plane.domain.surface_graph import Edge, Progress
 from control_plane.registry import (
     changes,
@@ -173,6 +173,39 @@ def apply_command(
     return commands.go_on(session, before, rollout, becomes, cause)
 
 
+def renew_watch(
+    session: Session,
+    rollout_id: RolloutId,
+    *,
+    by: str,
+    now: datetime,
+    seen_generation: int,
+    verdict_id: int,
+    epoch: int | None = None,
+) -> Rollout:
+    """After a completed check, let a candidate come back that had gone home, under a new generation.
+
+    Never under the old one: there its users have met stable too. Where the candidate is not at home, nothing changes.
+
+    Raises:
+        Deposed, StaleGeneration, Quarantined.
+    """
+    if epoch is not None:
+        leases.check(session, leases.SCHEDULER, epoch)
+    before = changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    rollout = rollout_rows.load(session, rollout_id)
+    changes.check_seen(before, seen_generation)
+    home_since = before.home_since(now=now) if before.rollout_id == rollout_id else None
+    if home_since is None:
+        return rollout
+    model_versions.check_may_serve(session, rollout.candidate, before.surface)
+    unwatched_seconds = (now - (before.lease_renewed_at or home_since)).total_seconds()
+    reason = f"nobody watched for {_in_words(unwatched_seconds)}; the candidate had gone home and comes back"
+    cause = Cause(command=commands.RENEW_WATCH, by=by, reason=reason, now=now, verdict_id=verdict_id)
+    becomes = back_from_home(rollout, home_since=home_since, now=now)
+    return commands.go_on(session, before, rollout, becomes, cause)
+
+
 def roll_back_surface(session: Session, surface: Surface, *, by: str, reason: str, now: datetime) -> SurfaceState:
     """Roll back the active rollout or, if there is none, stable to the last proven version.
 
@@ -304,6 +337,14 @@ def _check_surface(surface: str, view_types: Sequence[str]) -> None:
 def _refuse_busy(state: SurfaceState) -> None:
     if state.rollout_id is not None:
         raise SurfaceBusy(state.surface, state.rollout_id)
+
+
+def _in_words(seconds: float) -> str:
+    """'3 h 10 min', '4 min 5 s'."""
+    minutes, whole_seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (whole_seconds if not hours else 0, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
 
 
 def _has_happened(rollout: Rollout, command: Command) -> bool:

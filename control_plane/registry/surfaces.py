@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -48,6 +48,14 @@ class SurfaceState:
             shadow_sample_bp=self.shadow_sample_bp,
             unwatched_seconds_left=self._unwatched_seconds_left(now),
         )
+
+    def home_since(self, *, now: datetime) -> datetime | None:
+        """Since when runtimes have had an unwatched candidate at home; None while it is watched or has no weight."""
+        if self._unwatched_seconds_left(now) != 0:
+            return None
+        if self.lease_renewed_at is None or self.unwatched_seconds is None:
+            return self.changed_at
+        return self.lease_renewed_at + timedelta(seconds=self.unwatched_seconds)
 
     def without_candidate(self) -> "SurfaceState":
         """All traffic on stable, and no rollout."""

@@ -10,7 +10,7 @@ from control_plane.domain.decision import Decision, Readiness, decide, parts_to_
 from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
 from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.moments import Health
-from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, stage_of
+from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, back_from_home, stage_of
 from control_plane.domain.surface_graph import blocked_by
 from control_plane.domain.verdict import Verdict
 from control_plane.evidence.aggregate import MomentsQuery, moments
@@ -19,6 +19,7 @@ from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
 from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions
+from control_plane.registry.surfaces import SurfaceState
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ JUDGED = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """Everything one check needs, read in one session that is closed before anything is computed."""
+    """Everything one check needs, read in one session that is closed before anything is computed.
+
+    The rollout is as it will be when its candidate, found at home, comes back: judged without the time it was away.
+    """
 
     rollout: Rollout
     generation: int
@@ -98,14 +102,15 @@ def check(
     judged = judge_evidence(loaded, log)
     verdict = None if judged is None else judged.verdict
     decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=now)
-    apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
-    return decision.command
+    return apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
 
 
 def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since: datetime) -> Loaded:
     with sessions.reading() as session:
         rollout = rollouts.get(session, rollout_id)
         state = surfaces.get(session, rollout.surface)
+        if (home_since := state.home_since(now=now)) is not None:
+            rollout = back_from_home(rollout, home_since=home_since, now=now)
         started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
         blocked = None
         if rollout.release_id is not None:
@@ -155,8 +160,12 @@ def apply(
     *,
     now: datetime,
     epoch: int | None,
-) -> None:
-    """Store the verdict and carry out the decision in one transaction, or neither."""
+) -> Command | None:
+    """Store the verdict and carry out the decision in one transaction, or neither; return the command that was.
+
+    Where the candidate was found at home, it comes back under a new generation instead. Only a roll back does not
+    wait for that.
+    """
     rollout = loaded.rollout
     with sessions.writing() as session:
         state = surfaces.get(session, rollout.surface)
@@ -175,6 +184,17 @@ def apply(
                 next_check_at=now + timedelta(seconds=rollout.plan.check_seconds),
                 epoch=epoch,
             )
+        if verdict_id is not None and _comes_back(state, judged, decision, now):
+            rollouts.renew_watch(
+                session,
+                rollout.rollout_id,
+                by=SCHEDULER,
+                now=now,
+                seen_generation=loaded.generation,
+                verdict_id=verdict_id,
+                epoch=epoch,
+            )
+            return None
         if decision.command is not None:
             rollouts.apply_command(
                 session,
@@ -188,12 +208,19 @@ def apply(
                 epoch=epoch,
                 quarantine_parts=_quarantine_parts(loaded, judged, decision),
             )
+    return decision.command
 
 
 def _proven(session: Session) -> frozenset[Digest]:
     stable_ids = {state.stable for state in surfaces.list_surfaces(session) if state.stable is not None}
     versions = [model_versions.get(session, version_id).manifest.version for version_id in sorted(stable_ids)]
     return frozenset(version.digest_of_part(part) for version in versions for part in Part)
+
+
+def _comes_back(state: SurfaceState, judged: Judged | None, decision: Decision, now: datetime) -> bool:
+    """Whether a check was completed that found the candidate at home, and nothing speaks for leaving it there."""
+    is_complete = judged is not None and judged.verdict.completes_check
+    return is_complete and decision.command is not Command.ROLL_BACK and state.home_since(now=now) is not None
 
 
 def _ms(moment: datetime) -> int:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+from datetime import timedelta
+
 import pytest
 
 from control_plane.domain.errors import IllegalTransition
-from control_plane.domain.rollout import ACTIVE, FINISHED, Command, Phase, apply, stage_of
+from control_plane.domain.rollout import ACTIVE, FINISHED, Command, Phase, apply, back_from_home, stage_of
 from tests.builders import NOON, a_plan, a_rollout
 
 # (phase, command) -> phase; whatever is missing here is illegal. A step counts up within ramping.
@@ -119,3 +122,21 @@ def test_a_stage_tells_the_judge_how_far_full_traffic_is() -> None:
 
     assert (stage.share_bp, stage.next_share_bp, stage.advances_left, stage.generation) == (100, 2_500, 2, 7)
     assert stage.entered_at_ms == round(NOON.timestamp() * 1_000)
+
+
+def test_time_at_home_is_no_time_at_the_step() -> None:
+    rollout = a_rollout(Phase.RAMPING)
+    went_home, came_back = rollout.entered_at + timedelta(hours=2), rollout.entered_at + timedelta(hours=5)
+
+    after = back_from_home(rollout, home_since=went_home, now=came_back)
+
+    assert came_back - after.entered_at == timedelta(hours=2)
+    assert replace(after, entered_at=rollout.entered_at) == rollout
+
+
+def test_a_step_entered_while_the_candidate_was_at_home_begins_when_it_comes_back() -> None:
+    rollout = a_rollout(Phase.RAMPING)
+
+    after = back_from_home(rollout, home_since=rollout.entered_at - timedelta(hours=2), now=NOON + timedelta(days=1))
+
+    assert after.entered_at == NOON + timedelta(days=1)

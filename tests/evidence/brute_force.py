@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from control_plane.domain.events import Engagement, Exposure, Label, ShadowScore
+from control_plane.domain.events import HOME_ARM, Engagement, Exposure, Label, ShadowScore
 from control_plane.domain.moments import (
     MATURED_OF,
     NUM_SCORE_BINS,
@@ -64,7 +64,7 @@ class _BruteForce:
                     reliability[segment, arm, _bin(exposure.score)] += row
         pairs, bins = self._pairs(len(segments))
         newest = [e.served_at_ms for e in self.shown]
-        of_candidate = [e.served_at_ms for e in self.shown if e.version_id == query.candidate]
+        of_candidate = [e.served_at_ms for e in self.shown if e.version_id == query.candidate or e.arm == HOME_ARM]
         return Moments(
             surface=query.surface,
             stable=query.stable,

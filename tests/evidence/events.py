@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from control_plane.domain.events import Engagement, EventKind, Exposure, Label, ShadowScore
+from control_plane.domain.events import HOME_ARM, Engagement, EventKind, Exposure, Label, ShadowScore
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.split import UserKey
 from control_plane.evidence.aggregate import MomentsQuery
@@ -134,13 +134,14 @@ def _random_exposure(draw: random.Random, users: int, days: int) -> Exposure:
     surface = draw.choice(("home_feed", "home_feed", "home_feed", "search"))
     is_candidate = draw.random() < 0.4
     version = CANDIDATE if is_candidate else STABLE
+    is_home = not is_candidate and draw.random() < 0.1
     return an_exposure(
         impression_id=draw.randrange(2**64),
         user_key=UserKey(draw.randrange(users) * 0x9E3779B97F4A7C15 % 2**64),
         served_at_ms=START_MS + draw.randrange(days * DAY_MS),
         surface=Surface(surface),
         view_type=ViewType(draw.choice(("grid", "closeup", "retired"))),
-        arm="candidate" if is_candidate else "stable",
+        arm=HOME_ARM if is_home else "candidate" if is_candidate else "stable",
         version_id=OTHER if draw.random() < 0.05 else version,
         generation=draw.choice((1, 2, 2, 3, 3, 3, 9)),
         score=draw.choice((0.0, 1.0, draw.random(), draw.random() / 100)),

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.domain.events import Label
+from control_plane.domain.events import HOME_ARM, Label
 from control_plane.domain.moments import Measure, Moments
+from control_plane.domain.split import UserKey
 from control_plane.evidence import shard_sums
 from control_plane.evidence.aggregate import moments
 from control_plane.evidence.event_log import DAY_MS
@@ -21,6 +22,7 @@ from tests.evidence.events import (
     DAY,
     HOUR_MS,
     START_MS,
+    Event,
     a_log,
     a_query,
     an_engagement,
@@ -201,3 +203,27 @@ def test_a_label_that_comes_before_its_exposure_is_logged_counts_once_both_are_t
 
     assert found.strata[0].day == DAY
     assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 1
+
+
+def test_what_was_shown_while_the_candidate_was_at_home_speaks_for_neither_arm(tmp_path: Path) -> None:
+    """User 1 met the candidate before and user 2 after, both under the generation in which it went home."""
+    served = {"generation": 2, "user_key": UserKey(1)}
+    before = an_exposure(impression_id=1, arm="candidate", version_id=CANDIDATE, **served)
+    meanwhile = [
+        an_exposure(
+            impression_id=10 + user, arm=HOME_ARM, generation=2, user_key=UserKey(user), served_at_ms=START_MS + HOUR_MS
+        )
+        for user in (1, 2, 3)
+    ]
+    after = an_exposure(impression_id=2, arm="candidate", version_id=CANDIDATE, generation=2, user_key=UserKey(2))
+    events: list[Event] = [before, *meanwhile, after]
+
+    found = moments(a_log(tmp_path, events), a_query(since_ms=START_MS))
+
+    assert (found.users_A, found.cross_exposed_users) == ((0, 2), 0)
+    assert found.first_exposures_SA.tolist() == [[0, 2]]
+    assert found.sums_GSAKM[0, ..., Measure.IMPRESSIONS].sum() == 2
+    assert (found.newest_event_ms, found.candidate_newest_ms) == (START_MS + HOUR_MS, START_MS + HOUR_MS), (
+        "it is at home, not idle"
+    )
+    assert_identical(found, brute_force(events, a_query(since_ms=START_MS)))

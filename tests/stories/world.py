@@ -1,7 +1,7 @@
 """A small world around the real registry, event log and scheduler: traffic that follows the splits, and time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from control_plane.domain.events import EventKind
+from control_plane.domain.events import HOME_ARM, EventKind
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.moments import ServingCounts
@@ -171,7 +171,10 @@ class World:
         return version.version_id
 
     def _serve(self, split: Split, users: int) -> None:
-        """Each user sees one ad before the next look; a click follows within the minute."""
+        """Each user sees one ad before the next look; a click follows within the minute. Nobody meets a candidate
+        whose lease has run out."""
+        if split.unwatched_seconds_left == 0:
+            split = replace(split, candidate_bp=0)
         user_U = self._rng.integers(0, 2**64, users, dtype=np.uint64)
         truth_U = np.clip(self._rng.normal(BASE_CTR, 0.05, users), 0.02, 0.6)
         served_U = self._ms() + self._rng.integers(0, LOOK // timedelta(milliseconds=1), users)
@@ -195,7 +198,7 @@ class World:
         }
         exposures = {
             **seen,
-            "arm": np.array(["stable", "candidate"])[arm_U],
+            "arm": np.full(users, HOME_ARM) if split.is_home else np.array(["stable", "candidate"])[arm_U],
             "version_id": np.array(versions)[arm_U],
             "score": np.clip(truth_U * predicted_U, 0, 1),
         }

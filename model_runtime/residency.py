@@ -52,6 +52,9 @@ class Residency:
     def want(self, artifact_uris: Mapping[VersionId, str]) -> None:
         """Name the versions that shall be in memory; what is missing loads in the background."""
         with self._changed:
+            for version_id in self._failures.keys() & artifact_uris.keys():
+                if self._wanted.get(version_id) != artifact_uris[version_id]:
+                    del self._failures[version_id]  # it lies elsewhere now: no reason to wait for the next try
             self._wanted = dict(artifact_uris)
             self._named_at |= dict.fromkeys(artifact_uris, time.monotonic())
             self._changed.notify()

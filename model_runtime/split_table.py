@@ -93,11 +93,14 @@ class SplitTable:
             return {v: self._artifact_uris.get(v, "") for v in by_urgency if v is not None}
 
     def offer(self, snapshot: Snapshot, *, asked_at: float) -> bool:
-        """Take in what the control plane said at or after `asked_at`; True if a split is newer than before."""
+        """Take in what the control plane said at or after `asked_at`; True if a split is newer, or a version lies
+        elsewhere, than before."""
         with self._lock:
+            has_moved = any(self._artifact_uris.get(v) != uri for v, uri in snapshot.artifact_uris.items())
             self._artifact_uris.update(snapshot.artifact_uris)
             newer = [self._order(split, asked_at) for split in snapshot.splits.values()]
-            return any(newer)
+            self._forget_uris()
+            return any(newer) or has_moved
 
     def settle(self) -> None:
         """Let those ordered splits take effect whose versions are loaded."""
@@ -113,6 +116,11 @@ class SplitTable:
             named = {v for s in newest.values() for v in (s.stable, s.candidate, s.shadow)}
             uris = {v: uri for v, uri in self._artifact_uris.items() if v in named}
             return Snapshot(splits=newest, artifact_uris=uris)
+
+    def _forget_uris(self) -> None:
+        splits = [held.split for held in (*self._held.values(), *self._ordered.values())]
+        named = {v for s in splits for v in (s.stable, s.candidate, s.shadow)}
+        self._artifact_uris = {v: uri for v, uri in self._artifact_uris.items() if v in named}
 
     def _order(self, split: Split, asked_at: float) -> bool:
         offered = Held(split=split, home_at=asked_at + _seconds_left(split))

@@ -7,7 +7,7 @@ every stream within a poll, whatever database lies below.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,27 +32,28 @@ BACKOFF_SECONDS = 1.0  # while the registry does not answer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """`etag` changes with a generation or a renewed lease, and not because seconds tick."""
+    """`etag` changes with a generation, a renewed lease or a moved artifact, and not because seconds tick."""
 
     etag: str
     splits: tuple[Split, ...]
     artifact_uris: dict[VersionId, str]
 
 
-def etag_of(states: list[SurfaceState]) -> str:
+def etag_of(states: list[SurfaceState], artifact_uris: Mapping[VersionId, str]) -> str:
     marks = sorted((state.surface, state.generation, str(state.lease_renewed_at)) for state in states)
-    return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((marks, sorted(artifact_uris.items()))).encode()).hexdigest()[:16]
 
 
 def read_snapshot(session: Session, clock: Clock, *, unless: str | None = None) -> Snapshot | None:
     """The present splits, or None if the etag is still `unless`. Read in this order, a change between the two
     reads is seen again at the next one, never missed."""
-    etag = etag_of(surfaces.list_surfaces(session))
+    states = surfaces.list_surfaces(session)
+    named = {version for state in states for version in (state.stable, state.candidate, state.shadow)}
+    uris = model_versions.artifact_uris(session, [version for version in named if version is not None])
+    etag = etag_of(states, uris)
     if etag == unless:
         return None
     splits = tuple(surfaces.splits(session, now=clock()).values())
-    named = {version for split in splits for version in (split.stable, split.candidate, split.shadow)} - {None}
-    uris = {version: model_versions.get(session, version).artifact_uri for version in named if version is not None}
     return Snapshot(etag=etag, splits=splits, artifact_uris=uris)
 
 

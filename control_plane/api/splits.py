@@ -29,7 +29,7 @@ def read_splits(
     sessions: Sessions,
     if_none_match: Annotated[str | None, Header(description="the ETag of the answer last seen")] = None,
 ) -> SplitsOut | Response:
-    """The ETag changes with a generation or a renewed lease, not with the seconds that are left of one."""
+    """The ETag changes with a generation, a renewed lease or a moved artifact, not with the seconds that are left."""
     known = _known_etag(if_none_match)
     with sessions.reading() as session:
         snapshot = read_snapshot(session, parts_of(request).clock, unless=known)

@@ -75,6 +75,13 @@ def list_versions(session: Session, surface: Surface | None = None) -> list[Vers
     return [_record(row, quarantined) for row in rows]
 
 
+def artifact_uris(session: Session, version_ids: Collection[VersionId]) -> dict[VersionId, str]:
+    """Where versions are read from now; registering one again moves it."""
+    query = select(ModelVersionRow.version_id, ModelVersionRow.artifact_uri)
+    found = session.execute(query.where(ModelVersionRow.version_id.in_(version_ids)))
+    return {VersionId(version_id): uri for version_id, uri in found}
+
+
 def known_version_ids(session: Session) -> frozenset[VersionId]:
     return frozenset(VersionId(version_id) for version_id in session.scalars(select(ModelVersionRow.version_id)))
 

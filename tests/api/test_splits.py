@@ -13,7 +13,7 @@ from control_plane.domain.split import Split
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import evidence
 from control_plane.settings import Settings
-from tests.api.deployment import BOTH_DATABASES, Deployment, MovedClock
+from tests.api.deployment import BOTH_DATABASES, Deployment, MovedClock, write_artifact
 from tests.api.live_server import serving
 from tests.builders import a_verdict
 
@@ -126,3 +126,14 @@ def test_a_reader_that_left_is_no_longer_counted(streaming: Deployment) -> None:
         time.sleep(0.02)
 
     assert feed.listeners == 0
+
+
+def test_a_version_registered_from_another_folder_is_told_to_pollers(deployment: Deployment, tmp_path: Path) -> None:
+    stable = deployment.open_surface()
+    etag = deployment.client.get("/v1/splits").headers["ETag"]
+    folder = write_artifact(tmp_path / "elsewhere", "stable", trunk="stable")
+    assert deployment.client.post("/v1/versions", json={"artifact_uri": str(folder)}).json()["version_id"] == stable
+
+    answer = deployment.client.get("/v1/splits", headers={"If-None-Match": etag})
+
+    assert (answer.status_code, answer.json()["versions"]) == (200, {stable: str(folder)})

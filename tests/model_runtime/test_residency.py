@@ -124,3 +124,16 @@ def test_settling_is_told(artifacts: Artifacts) -> None:
 @pytest.mark.parametrize("uri", ["/models/a b", "file:///models/a%20b"])
 def test_an_artifact_is_named_by_path_or_file_url(uri: str) -> None:
     assert folder_of(uri) == Path("/models/a b")
+
+
+def test_a_version_that_was_moved_is_loaded_at_once_from_where_it_is_now(
+    residency: Residency, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    gone = Artifact(folder=tmp_path / "gone", version_id=artifacts.stable.version_id)
+    want(residency, gone)
+    assert residency.failures().keys() == {gone.version_id}
+
+    residency.want({artifacts.stable.version_id: str(artifacts.stable.folder)})
+
+    eventually(lambda: residency.get(artifacts.stable.version_id) is not None)
+    assert residency.failures() == {}

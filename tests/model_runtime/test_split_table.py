@@ -215,3 +215,13 @@ def test_the_shares_of_a_snapshot_survive_its_json() -> None:
     snapshot = Snapshot(splits={HOME_FEED: split}, artifact_uris={STABLE: "/models/a"})
 
     assert Snapshot.from_json(snapshot.to_json()) == snapshot
+
+
+def test_a_version_that_lies_elsewhere_now_is_news_though_no_split_is_newer(table: SplitTable) -> None:
+    offer(table, a_split())
+    moved = Snapshot(splits={HOME_FEED: a_split()}, artifact_uris={STABLE: "/elsewhere"})
+
+    assert table.offer(moved, asked_at=100.0)
+    assert not table.offer(moved, asked_at=100.0)
+
+    assert table.wanted() == {STABLE: "/elsewhere"}

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,8 @@ class SplitClient:
         self._poll_link = ControlLink(base_url, token=token)
         self._stream_link = ControlLink(base_url, token=token, timeout_seconds=STREAM_SILENCE_SECONDS)
         self._etag = ""
+        self._is_stored = True
+        self._store_problem = ""
         self._is_streaming = False
         self._is_reachable = False
         self._stop = threading.Event()
@@ -83,12 +86,17 @@ class SplitClient:
         self._close_links()
 
     def poll(self) -> None:
-        """Ask once.
+        """Ask once, and keep on disk what is new; a full disk is told, and tried again at each poll.
 
         Raises:
             Unreachable: no answer.
             InvalidSplit: an answer that no runtime may serve.
         """
+        self._ask()
+        if not self._is_stored:
+            self._store()
+
+    def _ask(self) -> None:
         asked_at = self._monotonic()
         headers = {"If-None-Match": self._etag} if self._etag else {}
         answer = self._poll_link.request("GET", SPLITS_PATH, headers=headers)
@@ -99,8 +107,19 @@ class SplitClient:
         snapshot = Snapshot.from_json(answer.body)
         self._etag = answer.headers.get("etag", "")
         if self._table.offer(snapshot, asked_at=asked_at):
+            self._is_stored = False
             self._on_change()
+
+    def _store(self) -> None:
+        try:
             write_last_known_good(self._path, self._table.snapshot())
+        except OSError as error:
+            if self._store_problem != str(error):
+                log.warning("%s cannot be written, so a restart would serve older splits: %s", self._path, error)
+            self._store_problem = str(error)
+            return
+        self._is_stored = True
+        self._store_problem = ""
 
     def _close_links(self) -> None:
         self._stream_link.close()
@@ -115,7 +134,7 @@ class SplitClient:
                 self._is_reachable = True
                 backoff.succeeded()
                 wait = self._poll_seconds
-            except (Unreachable, InvalidField, OSError) as error:
+            except Exception as error:  # whatever was answered, leases are renewed only by asking again
                 if self._is_reachable:
                     log.warning("splits stay as they are: %s", error)
                 self._is_reachable = False
@@ -153,11 +172,16 @@ def write_last_known_good(path: Path, snapshot: Snapshot) -> None:
     """Replace the file whole, so that a crash leaves the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(snapshot.to_json())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(snapshot.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _without_lease(split: Split) -> Split:

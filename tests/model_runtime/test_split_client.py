@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,3 +137,28 @@ def test_a_stream_that_ends_is_opened_again(tmp_path: Path) -> None:
         stub.hang_up()
 
         eventually(lambda: stub.streams == 2)
+
+
+def test_splits_that_a_full_disk_refused_are_written_once_it_has_room(tmp_path: Path) -> None:
+    path = tmp_path / "full" / "splits.json"
+    path.parent.write_text("a file where the folder should be: no disk, no root and no quota stops that")
+    with split_stub() as (stub, url), client_of(url, path) as (client, table):
+        stub.serve(a_split(3), etag="3")
+        eventually(lambda: generation_of(table) == 3 and (304, "3") in stub.asked)
+        assert client.mode != "last_known_good"
+
+        path.parent.unlink()
+
+        eventually(path.exists)
+        assert generation_of(table) == 3
+
+
+def test_an_answer_that_nobody_foresaw_does_not_end_the_polling(tmp_path: Path) -> None:
+    with split_stub() as (stub, url), client_of(url, tmp_path / "splits.json") as (_, table):
+        huge = a_split(1, candidate_bp=500).to_json() | {"unwatched_seconds_left": 10**400}
+        stub.body, stub.etag = json.dumps({"splits": [huge], "versions": {}}).encode(), "huge"
+        eventually(lambda: len(stub.asked) > 1)
+
+        stub.serve(a_split(2), etag="2")
+
+        eventually(lambda: generation_of(table) == 2)

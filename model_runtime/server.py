@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 import torch
@@ -43,6 +44,7 @@ class Door:
         self._workers = anyio.CapacityLimiter(engine.settings.workers)
         self._flushers = anyio.CapacityLimiter(4)
         self._taken_in = 0
+        self._held_bytes = 0
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(engine))
         self._seconds = Histogram(
@@ -105,21 +107,27 @@ class Door:
 
     async def infer(self, request: Request) -> Response:
         surface, version_id = _names(request)
-        if self._taken_in >= self._settings.max_waiting:
-            raise Unavailable(f"{self._taken_in} requests are waiting; try another replica, or later")
-        self._taken_in += 1
-        try:
-            body = await self._body(request)
-            with self._seconds.labels(surface if self._engine.table.split(surface) else "unknown").time():
-                answer = await to_thread.run_sync(
-                    self._answer, surface, version_id, body, request.headers.get(HEADER_LENGTH), limiter=self._workers
-                )
-        finally:
-            self._taken_in -= 1
+        self._refuse_if_full()
+        async with self._body(request) as body:
+            answer = await self._infer(surface, version_id, body, request.headers.get(HEADER_LENGTH))
         if answer.header_length is None:
             return Response(answer.body, media_type="application/json")
         headers = {HEADER_LENGTH: str(answer.header_length)}
         return Response(answer.body, media_type="application/octet-stream", headers=headers)
+
+    async def _infer(
+        self, surface: Surface, version_id: VersionId | None, body: bytes, header_length: str | None
+    ) -> Encoded:
+        """A request takes a place only once it is whole: slow senders must not keep the others out."""
+        self._refuse_if_full()
+        self._taken_in += 1
+        try:
+            with self._seconds.labels(surface if self._engine.table.split(surface) else "unknown").time():
+                return await to_thread.run_sync(
+                    self._answer, surface, version_id, body, header_length, limiter=self._workers
+                )
+        finally:
+            self._taken_in -= 1
 
     async def flush(self, _: Request) -> Response:
         if not await to_thread.run_sync(self._engine.flush, FLUSH_SECONDS, limiter=self._flushers):
@@ -142,16 +150,34 @@ class Door:
             parameters=inference.parameters,
         )
 
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, as long as it is no longer than it may be."""
+    def _refuse_if_full(self) -> None:
+        if self._taken_in >= self._settings.max_waiting:
+            raise Unavailable(f"{self._taken_in} requests are waiting; try another replica, or later")
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, which counts as held until it is answered."""
         chunks: list[bytes] = []
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > self._settings.max_body_bytes:
-                raise HTTPException(413, f"body: may have at most {self._settings.max_body_bytes} bytes")
-            chunks.append(chunk)
-        return b"".join(chunks)
+        try:
+            await self._receive(request, chunks)
+            yield b"".join(chunks)
+        finally:
+            self._held_bytes -= sum(map(len, chunks))
+
+    async def _receive(self, request: Request, chunks: list[bytes]) -> None:
+        settings, size = self._settings, 0
+        try:
+            with anyio.fail_after(settings.body_seconds):
+                async for chunk in request.stream():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    self._held_bytes += len(chunk)
+                    if size > settings.max_body_bytes:
+                        raise HTTPException(413, f"body: may have at most {settings.max_body_bytes} bytes")
+                    if self._held_bytes > settings.max_held_bytes:
+                        raise Unavailable("the requests at hand fill the memory; try another replica, or later")
+        except TimeoutError:
+            raise HTTPException(408, f"body: must come within {settings.body_seconds:g} s") from None
 
     def _serves(self, surface: Surface) -> bool:
         return self._engine.residency.get(self._engine.split(surface).stable) is not None

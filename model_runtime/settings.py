@@ -27,6 +27,8 @@ class RuntimeSettings:
     workers: int = 2  # requests worked on at once: one decodes while another's network runs
     max_waiting: int = 64  # requests taken in at once; beyond it callers get 503 and try another replica
     max_body_bytes: int = 256 << 20
+    max_held_bytes: int = 1 << 30  # of all requests together, whole or still on their way
+    body_seconds: float = 30.0  # a sender that takes longer for a body is cut off
     max_rows: int = 500_000  # of one request
     max_users_per_forward: int = 2_048  # bounds the memory of the user part, whatever a request brings
     max_rows_per_forward: int = 8_192  # small enough that activations stay in the processor's caches

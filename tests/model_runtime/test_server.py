@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -417,3 +418,23 @@ def test_after_a_restart_without_a_control_plane_stable_serves_from_disk(
         outputs = outputs_of(http.post(INFER, json=as_json(tensors_of(sound_batch()))))
 
     assert not outputs["arm"].any()
+
+
+def test_senders_that_never_finish_keep_nobody_else_out(tmp_path: Path) -> None:
+    with running_runtime(NOWHERE, tmp_path, max_waiting=2, body_seconds=0.5) as (_, url):
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        with ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
+            for each in slow:
+                each.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+
+            assert httpx.post(url + INFER, content=b"{}").status_code == 400
+            assert b" 408 " in slow[0].recv(1_000)
+
+
+def test_requests_that_together_fill_the_memory_are_sent_elsewhere(tmp_path: Path) -> None:
+    with running_runtime(NOWHERE, tmp_path, max_held_bytes=1_000) as (_, url):
+        answer = httpx.post(url + INFER, content=b"x" * 2_000)
+
+        assert (answer.status_code, "memory" in answer.json()["error"]) == (503, True)
+        assert httpx.post(url + INFER, content=b"x" * 900).status_code == 400

@@ -15,6 +15,7 @@ from model_runtime.control_link import Answer, Backoff, ControlLink, Unreachable
 EVENTS_PATH = "/v1/events"
 CONTENT_TYPE = "application/vnd.apache.arrow.stream"
 ROWS_PER_POST = 100_000  # some megabytes: few round trips, and a lost one repeats little
+MERGE_AT = 256  # batches: one of a single row takes 6 KB, of which merging leaves 70 bytes
 LINGER_SECONDS = 0.05  # small batches wait this long for company
 MAX_INTERNAL_ERRORS = 5  # a body on which the control plane fails this often would block all behind it
 SEND_TIMEOUT_SECONDS = 60.0  # a large post on a busy control plane takes seconds
@@ -42,6 +43,7 @@ class EventSink:
         self._link = ControlLink(base_url, token=token, timeout_seconds=SEND_TIMEOUT_SECONDS)
         self._max_rows = max_rows
         self._buffers: dict[EventKind, deque[Numbered]] = {kind: deque() for kind in EventKind}
+        self._unmerged = dict.fromkeys(EventKind, 0)  # batches since the last merge
         self._in_flight: list[Numbered] = []
         self._counts: Counter[str] = Counter()
         self._last_number = 0
@@ -65,6 +67,10 @@ class EventSink:
             self._last_number += 1
             self._buffers[kind].append((self._last_number, batch))
             self._counts["buffered"] += batch.num_rows
+            self._unmerged[kind] += 1
+            if self._unmerged[kind] >= MERGE_AT:
+                self._unmerged[kind] = 0
+                _merge_last(self._buffers[kind])
             self._changed.notify_all()
 
     def counts(self) -> SinkCounts:
@@ -102,7 +108,7 @@ class EventSink:
         while (kind := self._take()) is not None:
             batches = [batch for _, batch in self._in_flight]
             rows = sum(batch.num_rows for batch in batches)
-            accepted = self._send(kind, _arrow_stream(batches))
+            accepted = self._encode_and_send(kind, batches)
             with self._changed:
                 self._in_flight = []
                 self._counts["buffered"] -= rows
@@ -135,6 +141,13 @@ class EventSink:
     def _is_full(self) -> bool:
         return self._counts["buffered"] >= ROWS_PER_POST
 
+    def _encode_and_send(self, kind: EventKind, batches: list[pa.RecordBatch]) -> int:
+        try:
+            return self._send(kind, _arrow_stream(batches))
+        except Exception:  # one bad post must not end the thread that sends all others
+            log.exception("a post of %s events failed; they are lost", kind)
+            return 0
+
     def _send(self, kind: EventKind, body: bytes) -> int:
         """Post until it is answered; return how many rows were accepted."""
         backoff = Backoff()
@@ -155,6 +168,16 @@ class EventSink:
             log.warning("events wait: %s", problem)
             self._stop.wait(backoff.failed())
         return 0
+
+
+def _merge_last(waiting: deque[Numbered]) -> None:
+    """Make one batch of the last `MERGE_AT`, if they are small; it keeps the number of its oldest."""
+    last = [waiting.pop() for _ in range(min(MERGE_AT, len(waiting)))][::-1]
+    if sum(batch.num_rows for _, batch in last) > ROWS_PER_POST:
+        waiting.extend(last)
+        return
+    table = pa.Table.from_batches([batch for _, batch in last]).unify_dictionaries().combine_chunks()
+    waiting.extend((last[0][0], batch) for batch in table.to_batches())
 
 
 def _arrow_stream(batches: list[pa.RecordBatch]) -> bytes:

@@ -65,7 +65,7 @@ class Heartbeat:
                 self.beat()
                 backoff.succeeded()
                 wait = self._seconds
-            except Unreachable as error:
+            except Exception as error:  # without a beat this runtime would count as gone, though it serves
                 log.info("no heartbeat: %s", error)
                 wait = backoff.failed()
             self._wake.wait(wait)

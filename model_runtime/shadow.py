@@ -17,6 +17,8 @@ from model_runtime.networks.features import RowBatch
 from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
 
+MAX_JOBS = 10_000  # a job of one row costs some kilobytes, whatever its row does
+
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +62,8 @@ class Shadow:
     def offer(self, rows: int, make: Callable[[], ShadowJob]) -> None:
         """Queue a job if there is room; `make` runs only then, since cutting out its rows costs time too."""
         with self._changed:
-            if self._queued_rows + rows > self._max_rows or self._is_stopping:
+            is_full = self._queued_rows + rows > self._max_rows or len(self._queue) >= MAX_JOBS
+            if is_full or self._is_stopping:
                 self._dropped_rows += rows
                 return
             self._queued_rows += rows
@@ -95,11 +98,16 @@ class Shadow:
 
     def _work_on(self) -> None:
         while (job := self._next()) is not None:
+            rows = job.batch.num_rows
             try:
                 self._score(job)
+            except Exception:  # whatever a shadow's answer looks like, the next job gets its turn
+                log.exception("the shadow %s failed on %d impressions", job.version_id, rows)
+                with self._changed:
+                    self._dropped_rows += rows
             finally:
                 with self._changed:
-                    self._finish(job.batch.num_rows)
+                    self._finish(rows)
 
     def _finish(self, rows: int) -> None:
         """Call with the lock held."""

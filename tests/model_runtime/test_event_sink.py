@@ -9,7 +9,7 @@ import pytest
 
 from control_plane.domain.events import EventKind
 from control_plane.domain.model_version import ViewType
-from model_runtime.event_sink import EventSink
+from model_runtime.event_sink import MERGE_AT, EventSink
 from model_runtime.impressions import ImpressionIds, Impressions
 from tests.builders import STABLE
 from tests.model_runtime.artifacts import Artifact, Artifacts, a_split, some_keys
@@ -162,3 +162,44 @@ def test_impression_ids_do_not_repeat_and_do_not_count_up() -> None:
 
     assert len({*first.tolist(), *second.tolist()}) == 2_000
     assert not (np.diff(first.astype(np.float64)) > 0).all()
+
+
+def test_events_of_single_impressions_take_little_memory_while_the_control_plane_is_away() -> None:
+    before = pa.total_allocated_bytes()
+    with sink_to(NOWHERE, max_rows=100_000) as sink:
+        for _ in range(2_000):
+            sink.put(EventKind.EXPOSURE, some_exposures(1))
+
+        assert sink.counts().buffered == 2_000
+        assert sum(len(waiting) for waiting in sink._buffers.values()) < 2 * MERGE_AT
+    assert pa.total_allocated_bytes() - before < 2_000 * 1_024
+
+
+def test_merged_batches_arrive_whole_and_a_flush_waits_for_them(
+    control_plane: str, artifacts: Artifacts, tmp_path: Path
+) -> None:
+    set_up_home_feed(control_plane, artifacts)
+    sink = EventSink(control_plane, max_rows=10_000)
+    for _ in range(3 * MERGE_AT + 7):
+        sink.put(EventKind.EXPOSURE, some_exposures(2, artifacts))
+    sink.start()
+
+    assert sink.flush(20.0)
+
+    assert (sink.counts().accepted, sink.counts().buffered) == (2 * (3 * MERGE_AT + 7), 0)
+    sink.stop(0.0)
+
+
+def test_a_batch_that_cannot_be_sent_does_not_end_the_sending(
+    control_plane: str, artifacts: Artifacts, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_up_home_feed(control_plane, artifacts)
+    with caplog.at_level(logging.CRITICAL, "model_runtime.event_sink"), sink_to(control_plane) as sink:
+        sink.put(EventKind.EXPOSURE, some_exposures(3, artifacts))
+        sink.put(EventKind.EXPOSURE, pa.RecordBatch.from_pydict({"other": pa.array([1, 2])}))
+        assert sink.flush(20.0)
+
+        sink.put(EventKind.EXPOSURE, some_exposures(4, artifacts))
+        assert sink.flush(20.0)
+
+        assert (sink.counts().accepted, sink.counts().buffered) == (4, 0)

@@ -2,6 +2,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -142,3 +143,17 @@ def test_a_stopped_shadow_takes_nothing_more(residency: Residency, artifacts: Ar
         shadow.offer(3, lambda: a_job(artifacts.candidate, 3))
 
         assert shadow.dropped == 3
+
+
+def test_a_job_that_fails_is_dropped_and_the_next_one_done(
+    residency: Residency, artifacts: Artifacts, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = replace(a_job(artifacts.candidate, 5), impressions=a_job(artifacts.candidate, 4).impressions)
+    with caplog.at_level(logging.CRITICAL, "model_runtime.shadow"), a_shadow(residency) as (shadow, sink, _):
+        shadow.offer(5, lambda: broken)
+        assert shadow.drain(20.0)
+
+        shadow.offer(3, lambda: a_job(artifacts.candidate, 3))
+        assert shadow.drain(20.0)
+
+        assert (shadow.dropped, sink.counts().buffered) == (5, 3)

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 MAX_DETAIL = 2_000  # characters: a message repeats what it was given, and that may be megabytes
 RETRY_AFTER_SECONDS = "1"
+UNREADABLE = "There was an error parsing the body"  # FastAPI's words
+NO_JSON = "cannot be read as JSON in UTF-8"
 
 
 STATUS_OF: dict[type[Exception], HTTPStatus] = {
@@ -37,6 +39,7 @@ STATUS_OF: dict[type[Exception], HTTPStatus] = {
     errors.Quarantined: HTTPStatus.LOCKED,
     errors.LogUnavailable: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.RegistryFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 RENAMED = {"current": "current_generation", "seen": "seen_generation"}  # what the number is, for a reader without us
 
@@ -86,8 +89,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def documented_write(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The same of a route that writes: it wants a token, and a body that parses and is not too large."""
-    return documented(400, 401, 413, *statuses)
+    """The same of a route that writes: it wants a token, and a body that parses and is not too large, and room for
+    what it writes."""
+    return documented(400, 401, 413, 507, *statuses)
 
 
 def install(app: FastAPI) -> None:
@@ -104,12 +108,15 @@ async def _known(request: Request, error: Exception) -> Response:
     kind = next(base for base in type(error).__mro__ if base in STATUS_OF)
     status = STATUS_OF[kind]
     condition = _kebab(type(error).__name__)
-    match status:
-        case HTTPStatus.SERVICE_UNAVAILABLE:
+    match error:
+        case errors.RegistryFull():
+            log.error("%s", error)
+            return problem(status, condition, "the registry's disk is full; nothing was changed")
+        case errors.RegistryUnavailable():
             log.error("registry unavailable: %s", error)
             headers = {"Retry-After": RETRY_AFTER_SECONDS}
-            return problem(status, "registry-unavailable", "the registry does not answer; try again", headers=headers)
-        case HTTPStatus.UNAUTHORIZED:
+            return problem(status, condition, "the registry does not answer; try again", headers=headers)
+        case errors.Unauthenticated():
             return problem(status, condition, str(error), headers={"WWW-Authenticate": "Bearer"})
         case _:
             return problem(status, condition, str(error), _members(error))
@@ -144,6 +151,8 @@ def _field(loc: tuple[str | int, ...]) -> str:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.detail == UNREADABLE:
+        return problem(error.status_code, "invalid-request", f"body: {NO_JSON}", {"field": "body", "rule": NO_JSON})
     is_named = type(error).__name__ != HTTPException.__name__
     name = type(error).__name__ if is_named else HTTPStatus(error.status_code).name.title().replace("_", "")
     return problem(error.status_code, _kebab(name), str(error.detail), headers=error.headers)

@@ -118,7 +118,10 @@ class SplitFeed:
             try:
                 await self._read(unless=None if self._latest is None else self._latest.etag)
                 await asyncio.sleep(POLL_SECONDS)
-            except Exception:  # whatever ails the registry, streams outlive it: leases count down meanwhile
+            except RegistryUnavailable as error:
+                log.warning("the splits cannot be read; runtimes keep what they have: %s", error)
+                await asyncio.sleep(BACKOFF_SECONDS)
+            except Exception:  # whatever else it is, streams outlive it: leases count down meanwhile
                 log.exception("the splits cannot be read; runtimes keep what they have")
                 await asyncio.sleep(BACKOFF_SECONDS)
 

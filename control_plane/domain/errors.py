@@ -167,6 +167,13 @@ class RegistryUnavailable(ControlPlaneError):
         super().__init__(f"registry at {url}: {problem}; nothing was changed")
 
 
+class RegistryFull(RegistryUnavailable):
+    """The registry's disk takes no more; reading goes on, and what was being written was not kept."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "its disk is full")
+
+
 class Unauthenticated(ControlPlaneError):
     """No operator's token came with the request."""
 

@@ -24,10 +24,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 import migrations
-from control_plane.domain.errors import RegistryUnavailable
+from control_plane.domain.errors import RegistryFull, RegistryUnavailable
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
+FULL = ("disk is full", "No space left on device")  # in the words of SQLite and of PostgreSQL
 OUR_OWN_BUGS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)  # told as they are, not as an outage
 
 
@@ -117,7 +118,10 @@ def _database_trouble(engine: Engine) -> Iterator[None]:
     except OUR_OWN_BUGS:
         raise
     except (DatabaseError, InterfaceError, PoolTimeout) as error:
-        raise RegistryUnavailable(engine.url.render_as_string(hide_password=True), _problem(error)) from error
+        url, problem = engine.url.render_as_string(hide_password=True), _problem(error)
+        if any(words in problem for words in FULL):
+            raise RegistryFull(url) from error
+        raise RegistryUnavailable(url, problem) from error
 
 
 def _problem(error: SQLAlchemyError) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from control_plane.clock import Clock
-from control_plane.domain.errors import Deposed
+from control_plane.domain.errors import Deposed, LogUnavailable, RegistryUnavailable
 from control_plane.evidence.event_log import EventLog
 from control_plane.registry import leases
 from control_plane.registry.session import Sessions
@@ -19,6 +19,7 @@ from control_plane.scheduler.tick import TickReport, tick
 from control_plane.settings import Settings
 
 logger = logging.getLogger(__name__)
+logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of every late beat, and a late one is no news
 
 LEASE = "scheduler"
 
@@ -60,8 +61,11 @@ class Metronome:
         """Wait for a running tick, then give the lease up so that another replica need not wait for it."""
         self._scheduler.shutdown(wait=True)
         if self.epoch is not None:
-            with self._sessions.writing() as session:
-                leases.release(session, LEASE, self.holder)
+            try:
+                with self._sessions.writing() as session:
+                    leases.release(session, LEASE, self.holder)
+            except RegistryUnavailable as error:
+                logger.warning("the lease ends by itself in %g s: %s", self._lease_seconds, error)
 
     def beat(self) -> TickReport | None:
         """One tick, if this process holds the lease; None otherwise. Never raises: the next beat tries again."""
@@ -71,6 +75,8 @@ class Metronome:
             except Deposed as error:
                 logger.warning("%s", error)
                 self.epoch = None
+            except (RegistryUnavailable, LogUnavailable) as error:
+                logger.warning("no tick: %s", error)
             except Exception:
                 logger.exception("the tick failed; trying again")
         return None

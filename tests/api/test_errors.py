@@ -4,14 +4,17 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from httpx import Client
+from sqlalchemy import event
 
 from control_plane.api import errors
 from control_plane.api.body_limit import MAX_BODY_BYTES
 from control_plane.app import create_app
 from control_plane.domain import errors as domain_errors
+from control_plane.registry.session import upgrade
 from control_plane.settings import Settings
 from tests.builders import NOON
 from tests.http_client import in_process
+from tests.registry.test_session import allow_no_more_pages
 
 DOMAIN_ERRORS = [
     error
@@ -64,6 +67,7 @@ def test_a_body_that_is_not_json_is_the_callers_error(client: Client, content: b
 
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["field"] in ("body", "surface")
 
 
 @pytest.mark.parametrize(("method", "url", "status"), [("GET", "/v2/splits", 404), ("PATCH", "/v1/splits", 405)])
@@ -98,6 +102,23 @@ def test_a_registry_that_does_not_answer_is_503_without_its_address(tmp_path: Pa
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"
     assert str(tmp_path) not in answer.text
+
+
+def test_a_full_disk_is_told_as_such_and_reading_goes_on(tmp_path: Path) -> None:
+    app = create_app(Settings(data_dir=tmp_path, runs_scheduler=False), lambda: NOON)
+    engine = app.state.parts.sessions.engine
+    upgrade(engine)
+    engine.dispose()
+    event.listen(engine, "connect", allow_no_more_pages)
+    client = in_process(app)
+    view_types = [f"a_view_type_{number}" for number in range(900)]
+
+    answers = [client.post("/v1/surfaces", json={"surface": f"s{n}", "view_types": view_types}) for n in range(10)]
+
+    assert (answers[-1].status_code, answers[-1].json()["type"]) == (507, "urn:surefoot:registry-full")
+    assert answers[-1].json()["detail"] == "the registry's disk is full; nothing was changed"
+    assert client.get("/v1/surfaces").status_code == 200
+    engine.dispose()
 
 
 def test_an_operators_name_that_is_no_name_is_refused(client: Client) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from control_plane.domain.errors import RegistryUnavailable
+from control_plane.domain.errors import RegistryFull, RegistryUnavailable
 from control_plane.domain.rollout import Phase
 from control_plane.registry import history, rollouts, surfaces
 from control_plane.registry.session import Sessions, at_head, make_engine, upgrade
@@ -95,7 +95,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(sqlite_url
         rollout_id = scene.a_pending_rollout(session)
         before = surfaces.get(session, HOME_FEED)
     engine.dispose()
-    event.listen(engine, "connect", _allow_no_more_pages)
+    event.listen(engine, "connect", allow_no_more_pages)
 
     def write_until_full() -> None:
         with sessions.writing() as session:
@@ -103,7 +103,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(sqlite_url
             for number in range(1_000):
                 scene.registered(session, a_version(f"version {number}"))
 
-    with pytest.raises(RegistryUnavailable, match="full"):
+    with pytest.raises(RegistryFull, match="full"):
         write_until_full()
 
     with sessions.reading() as session:
@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(sqlite_url
     engine.dispose()
 
 
-def _allow_no_more_pages(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+def allow_no_more_pages(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
 

@@ -1,4 +1,6 @@
+import logging
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -94,3 +96,39 @@ def test_the_metronome_beats_by_itself(world: World) -> None:
         assert ticked.wait(10)
     finally:
         metronome.stop()
+
+
+def test_a_late_beat_is_no_news(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    beats, enough = iter(range(100)), threading.Event()
+
+    def slow_clock() -> datetime:
+        time.sleep(0.1)
+        if next(beats) == 2:
+            enough.set()
+        return world.now
+
+    metronome = a_metronome(world, clock=slow_clock, tick_seconds=0.01)
+    with caplog.at_level(logging.WARNING):
+        metronome.start()
+        assert enough.wait(10)
+        metronome.stop()
+
+    assert caplog.records == []
+
+
+def test_a_registry_that_is_away_costs_a_line_and_no_traceback(
+    world: World, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    metronome = a_metronome(world)
+    metronome.start()
+    metronome.beat()
+    world.sessions.engine.dispose()
+    (tmp_path / "registry.db").rename(tmp_path / "away.db")
+    (tmp_path / "registry.db").mkdir()
+
+    with caplog.at_level(logging.WARNING):
+        assert metronome.beat() is None
+        metronome.stop()
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert not any(record.exc_info for record in caplog.records)

@@ -13,7 +13,7 @@ from control_plane.scheduler.tick import apply, judge_evidence, load
 from tests.builders import HOME_FEED
 from tests.stories.world import HOUR, LOOK, Behaviour, World
 
-LOOKS_AWAY = 6  # 18 h of traffic, where the plan allows 12 h unwatched
+LOOKS_AWAY = 9  # 27 h of traffic: 12 h unwatched as the plan allows, then at home beyond the idle stop's patience
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_the_candidate_comes_back_under_a_new_generation_and_nothing_else_happen
     assert (after.generation, after.candidate_bp) == (before.generation + 1, before.candidate_bp)
     assert after.lease_renewed_at == world.now
     assert (change.command, change.by) == ("renew_watch", "scheduler")
-    assert change.reason == "nobody watched for 18 h; the candidate had gone home and comes back"
-    assert world.rollout(rollout_id).entered_at == entered_at + 6 * HOUR
+    assert change.reason == "nobody watched for 27 h; the candidate had gone home and comes back"
+    assert world.rollout(rollout_id).entered_at == entered_at + 15 * HOUR
     with world.sessions.reading() as session:
         latest = evidence.latest(session, rollout_id)
     assert latest is not None

@@ -52,7 +52,7 @@ def _crossed(verdict: Verdict) -> str:
 
 
 def _finding_lines(finding: Finding) -> Iterator[str]:
-    role = "gate" if finding.gates else "told"
+    role = "gate" if finding.gates else "guard"
     yield f"    [{finding.answer}] {wording.estimate(finding, SURFACE)} ({role})"
     impressions = f"{finding.impressions_candidate} candidate"
     conversions = f"{finding.conversions_candidate:.10g}"

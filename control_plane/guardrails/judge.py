@@ -336,8 +336,8 @@ def _shown_safe(look: Look, findings: Sequence[Finding]) -> str:
         return "no gate has data, and the plan ignores that"
     tightest = min(gates, key=lambda finding: finding.log_e_safe if finding.metric != CALIBRATION else math.inf)
     margin = wording.margin_text(tightest, tightest.safe_margin or 0.0)
-    rest = f" and {len(gates) - 1} more gates" if len(gates) > 1 else ""
-    return f"{wording.estimate(tightest, look.moments.surface)}, shown safe at the {margin} margin{rest}"
+    all_of_them = f"all {len(gates)} gates shown safe, the closest call: " if len(gates) > 1 else ""
+    return f"{all_of_them}{wording.estimate(tightest, look.moments.surface)}, shown safe at the {margin} margin"
 
 
 def _log_e_rollback(findings: Sequence[Finding]) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from control_plane.admin import wording
+from control_plane.domain.rollout import Command
 from control_plane.registry.history import Entry
 
 VERSIONS = ("stable", "candidate", "shadow", "last_proven")
@@ -42,6 +43,13 @@ class Line:
     rollout_id: int | None
     verdict_id: int | None
     hash: str
+
+
+def withdrawn(entries: Sequence[Entry]) -> frozenset[int]:
+    """The rollouts that a person aborted: they end as rolled back ones do, though nobody found fault with them."""
+    return frozenset(
+        entry.rollout_id for entry in entries if entry.rollout_id is not None and entry.command == Command.ABORT
+    )
 
 
 def lines(entries: Sequence[Entry]) -> tuple[Line, ...]:

@@ -192,11 +192,11 @@ def _unsigned(margin: float | None) -> str:
 def _effect_means(metric: str) -> str:
     match metric:
         case "calibration":
-            return "predicted against observed clicks"
+            return "predicted against observed clicks, wherever the candidate answered"
         case "ne":
-            return "on the same impressions"
+            return "both on the same impressions, in the shadow"
         case _:
-            return "candidate against stable"
+            return "candidate against stable, while both answered"
 
 
 def _points(finding: Finding, earlier: Sequence[tuple[int, Verdict]]) -> list[EffectPoint]:

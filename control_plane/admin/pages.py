@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from control_plane.admin import actions, live
-from control_plane.admin.history import lines
+from control_plane.admin.history import lines, withdrawn
 from control_plane.admin.overview import load_overview
 from control_plane.admin.problems import PageRoute
 from control_plane.admin.rendering import render, static_file
-from control_plane.admin.rollout import load_rollout
+from control_plane.admin.rollout import HISTORY_READ, load_rollout
 from control_plane.admin.verdict import load_verdict
 from control_plane.admin.versions import load_version, load_versions
 from control_plane.api.deps import Id, LiveSince, Now, Sessions, Settings
@@ -46,7 +46,8 @@ def read_overview(
 def read_rollouts(request: Request, sessions: Sessions) -> Response:
     with sessions.reading() as session:
         found = sorted(rollouts.list_rollouts(session), key=lambda rollout: rollout.rollout_id, reverse=True)
-    return render(request, "rollouts.html", page="/rollouts", rollouts=found)
+        aborted = withdrawn(history.list_history(session, limit=HISTORY_READ))
+    return render(request, "rollouts.html", page="/rollouts", rollouts=found, withdrawn=aborted)
 
 
 @router.get("/rollouts/{rollout_id}")

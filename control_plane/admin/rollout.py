@@ -8,6 +8,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
+from control_plane.admin.history import withdrawn
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
 from control_plane.admin.surface_card import ending_words, waiting_sentence
 from control_plane.admin.timeline import TimelineStep, timeline
@@ -26,6 +27,7 @@ from control_plane.registry.runtimes import Runtime
 
 BY_HAND = (Command.START, Command.ADVANCE, Command.HOLD, Command.RESUME, Command.APPROVE, Command.ABORT)
 HISTORY_SHOWN = 50
+HISTORY_READ = 1_000  # of the surface: the rollout may have ended long ago
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,16 +77,20 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
     standing = standing_of(session, rollout, now=now, live_since=live_since)
     state = surfaces.get(session, rollout.surface)
     verdicts = evidence.list_verdicts(session, rollout_id, metrics.MAX_LOOKS)
-    changes = [entry for entry in history.list_history(session, rollout.surface) if entry.rollout_id == rollout_id]
+    changes = [
+        entry
+        for entry in history.list_history(session, rollout.surface, limit=HISTORY_READ)
+        if entry.rollout_id == rollout_id
+    ]
     is_finished = rollout.phase in FINISHED
     return RolloutPage(
         rollout=rollout,
         generation=standing.generation,
-        chip=wording.phase_chip(rollout),
+        chip=wording.phase_chip(rollout, is_withdrawn=rollout_id in withdrawn(changes)),
         sentence=_sentence(ending_words(rollout, changes)) + "." if is_finished else waiting_sentence(standing, now),
         seconds_here=(now - rollout.entered_at).total_seconds(),
         is_finished=is_finished,
-        steps=timeline(rollout),
+        steps=timeline(rollout, changes),
         training_runs=_training_runs(session, rollout),
         traffic=charts.traffic_bar(rollout.candidate_bp),
         stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,

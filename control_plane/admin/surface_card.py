@@ -8,6 +8,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, wording
+from control_plane.admin.history import withdrawn
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing
 from control_plane.domain.model_version import VersionId
@@ -19,6 +20,8 @@ from control_plane.registry.model_versions import VersionRecord
 from control_plane.registry.runtimes import Runtime
 from control_plane.registry.surfaces import SurfaceState
 
+ENDINGS = {"abort": "withdrawn", "quarantine": "rolled back, since a part of it was quarantined,"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Idle:
@@ -26,6 +29,7 @@ class Idle:
 
     last: Rollout | None
     ending: str
+    is_withdrawn: bool
     is_home: bool
 
 
@@ -61,6 +65,7 @@ class SurfaceCard:
     chip: Chip | None
     sentence: str
     rollout_id: int | None
+    plan_name: str
     is_active: bool
     way_back: WayBack
     acknowledged: str
@@ -82,9 +87,10 @@ def surface_card(
         changed_at=state.changed_at,
         roles=_roles(state, records),
         traffic=charts.traffic_bar(state.candidate_bp),
-        chip=None if rollout is None else wording.phase_chip(rollout),
+        chip=None if rollout is None else wording.phase_chip(rollout, is_withdrawn=_is_withdrawn(at)),
         sentence=_sentence(state, at, now),
         rollout_id=None if rollout is None else rollout.rollout_id,
+        plan_name="" if rollout is None else rollout.plan.name,
         is_active=isinstance(at, Standing),
         way_back=_way_back(state, at),
         acknowledged=f"generation {state.generation} on {following} of {len(live)} runtimes",
@@ -98,6 +104,7 @@ def idle(session: Session, state: SurfaceState) -> Idle:
     return Idle(
         last=last,
         ending="" if last is None else ending_words(last, changes),
+        is_withdrawn=last is not None and last.rollout_id in withdrawn(changes),
         is_home=bool(changes) and changes[0].command in rollouts.GOING_HOME,
     )
 
@@ -105,7 +112,10 @@ def idle(session: Session, state: SurfaceState) -> Idle:
 def ending_words(rollout: Rollout, changes: Sequence[Entry]) -> str:
     """Who ended a finished rollout, and why, as they said; `changes` are the surface's, the latest first."""
     end = next((change for change in changes if change.rollout_id == rollout.rollout_id), None)
-    what = "done, the candidate became stable" if rollout.phase is Phase.DONE else "rolled back"
+    if rollout.phase is Phase.DONE:
+        what = "done, the candidate became stable"
+    else:
+        what = "rolled back" if end is None else ENDINGS.get(end.command, "rolled back")
     if end is None:
         return f"{what}."
     reason = f": {end.reason.rstrip('.')}" if end.reason and rollout.phase is Phase.ROLLED_BACK else ""
@@ -120,6 +130,10 @@ def waiting_sentence(standing: Standing, now: datetime) -> str:
     until = wording.about_until(standing.until, now)
     sentence = f"{words.rstrip('.')}{' – ' + until if until else ''}."
     return sentence[0].upper() + sentence[1:]
+
+
+def _is_withdrawn(at: Standing | Idle) -> bool:
+    return isinstance(at, Idle) and at.is_withdrawn
 
 
 def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord]) -> tuple[Role, ...]:
@@ -152,7 +166,7 @@ def _way_back(state: SurfaceState, at: Standing | Idle) -> WayBack:
     if isinstance(at, Standing):
         return WayBack(version_id=state.stable, words="to stable")
     if at.is_home:
-        return WayBack(version_id=None, words="already rolled back; adopt a version to go further")
+        return WayBack(version_id=None, words="already rolled back: to leave this stable too, adopt another version")
     if state.last_proven is None:
         return WayBack(version_id=None, words="nothing to go back to")
     return WayBack(version_id=state.last_proven, words="to last proven")

@@ -1,11 +1,15 @@
 """A rollout's way as steps: what is behind it, where it stands, what is ahead."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from control_plane.admin import wording
 from control_plane.domain.plan import Step
 from control_plane.domain.rollout import Phase, Rollout
+from control_plane.registry.history import Entry
 
 
 class Mark(StrEnum):
@@ -16,6 +20,7 @@ class Mark(StrEnum):
     NEXT = "next"
 
 
+ENTERED = frozenset({Phase.WARMING, Phase.SHADOW, Phase.RAMPING, Phase.WATCHING, Phase.DONE})
 MARK_ICONS = {
     Mark.DONE: "check",
     Mark.CURRENT: "dots",
@@ -34,9 +39,12 @@ MARK_WORDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimelineStep:
+    """`entered_at` is None where it was not entered, or the history does not tell."""
+
     label: str
     note: str
     mark: Mark
+    entered_at: datetime | None = None
 
     @property
     def icon(self) -> str:
@@ -51,8 +59,8 @@ class TimelineStep:
         return self.mark in (Mark.CURRENT, Mark.PAUSED)
 
 
-def timeline(rollout: Rollout) -> tuple[TimelineStep, ...]:
-    """Warm-up, shadow, each share, done; the last share is the watch."""
+def timeline(rollout: Rollout, changes: Sequence[Entry] = ()) -> tuple[TimelineStep, ...]:
+    """Warm-up, shadow, each share, done; the last share is the watch. `changes` are the rollout's, in any order."""
     plan = rollout.plan
     labels = [
         ("Warm up", "runtimes load it"),
@@ -60,22 +68,40 @@ def timeline(rollout: Rollout) -> tuple[TimelineStep, ...]:
         *((_step_label(step, index, len(plan.steps)), _step_note(step)) for index, step in enumerate(plan.steps)),
         ("Done", "becomes stable"),
     ]
-    here = position(rollout)
+    entered = _entered(rollout, changes)
+    here = position(rollout, furthest=max(entered, default=None))
     return tuple(
-        TimelineStep(label=label, note=note, mark=_mark(index, here, rollout))
+        TimelineStep(label=label, note=note, mark=_mark(index, here, rollout), entered_at=entered.get(index))
         for index, (label, note) in enumerate(labels)
     )
 
 
-def position(rollout: Rollout) -> int:
-    """Index into the timeline; of one rolled back, where that happened as far as its step tells."""
-    match rollout.serving_phase:
+def position(rollout: Rollout, *, furthest: int | None = None) -> int:
+    """Index into the timeline; of one rolled back the furthest that it came, or else where its step says."""
+    if rollout.phase is Phase.ROLLED_BACK and furthest is not None:
+        return furthest
+    return _position(rollout.serving_phase, rollout.step, len(rollout.plan.steps))
+
+
+def _position(phase: Phase, step: int, steps: int) -> int:
+    match phase:
         case Phase.PENDING | Phase.WARMING:
             return 0
         case Phase.DONE:
-            return 2 + len(rollout.plan.steps)
+            return 2 + steps
         case _:
-            return 2 + rollout.step
+            return 2 + step
+
+
+def _entered(rollout: Rollout, changes: Sequence[Entry]) -> dict[int, datetime]:
+    """When each step was entered first, by its index; waiting for the start counts as none."""
+    entered: dict[int, datetime] = {}
+    for change in sorted(changes, key=lambda change: change.seq):
+        after = json.loads(change.after).get("rollout")
+        if after is not None and Phase(after["phase"]) in ENTERED:
+            index = _position(Phase(after["phase"]), after["step"], len(rollout.plan.steps))
+            entered.setdefault(index, change.at)
+    return entered
 
 
 def _mark(index: int, here: int, rollout: Rollout) -> Mark:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from control_plane.admin.history import withdrawn
+from control_plane.admin.rollout import HISTORY_READ
 from control_plane.admin.wording import Chip
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from control_plane.domain.rollout import Rollout
-from control_plane.registry import model_versions, rollouts, surfaces
+from control_plane.registry import history, model_versions, rollouts, surfaces
 from control_plane.registry.model_versions import VersionRecord
 from control_plane.registry.surfaces import SurfaceState
 
@@ -42,6 +44,7 @@ class VersionPage:
     chips: tuple[Chip, ...]
     parts: tuple[PartRow, ...]
     rollouts: tuple[Rollout, ...]
+    withdrawn: frozenset[int]  # of the rollouts
 
 
 def load_versions(session: Session, surface: Surface | None) -> tuple[VersionLine, ...]:
@@ -61,6 +64,7 @@ def load_version(session: Session, version_id: VersionId) -> VersionPage:
         chips=_chips(record, surfaces.list_surfaces(session)),
         parts=tuple(_part_row(part, record, everything, reasons.get(_digest(record, part))) for part in Part),
         rollouts=tuple(sorted(took_part, key=lambda found: found.rollout_id, reverse=True)),
+        withdrawn=withdrawn(history.list_history(session, record.manifest.version.surface, limit=HISTORY_READ)),
     )
 
 

@@ -68,7 +68,7 @@ ANSWER_WORDS = {
 }
 OUTCOME_CHIPS = {
     Outcome.ADVANCE: Chip(words="may advance", colour="good", icon="check"),
-    Outcome.HOLD: Chip(words="hold", colour="neutral", icon="pause"),
+    Outcome.HOLD: Chip(words="hold", colour="neutral", icon="not-yet"),
     Outcome.ROLL_BACK: Chip(words="roll back", colour="bad", icon="back"),
 }
 RULE_WORDS = {
@@ -111,8 +111,10 @@ COMMAND_ICONS = {
 }
 
 
-def phase_chip(rollout: Rollout) -> Chip:
-    """Phase and, where users see the candidate, their share."""
+def phase_chip(rollout: Rollout, *, is_withdrawn: bool = False) -> Chip:
+    """Phase and, where users see the candidate, their share. Withdrawn: a person aborted it, nothing had been shown."""
+    if is_withdrawn:
+        return Chip(words="withdrawn", colour="neutral", icon="stop")
     tone = PHASE_TONES[rollout.phase]
     words = rollout.phase.replace("_", " ")
     if rollout.candidate_bp and rollout.phase is not Phase.DONE:

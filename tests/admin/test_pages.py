@@ -49,6 +49,28 @@ def test_a_rollout_s_page_marks_what_is_done_current_and_ahead(visit: httpx.Clie
     assert [bool(current) for _, current in marks].index(True) == 4
 
 
+def test_a_rollout_s_page_says_when_each_finished_step_was_entered(visit: httpx.Client, scene: Scene) -> None:
+    page = visit.get(f"/rollouts/{scene.ramping}").text
+
+    done = re.findall(r'<li class="done">.*?</li>', page, re.S)
+    assert [len(re.findall(r'entered </span><time datetime="20', step)) for step in done] == [1] * 4
+
+
+def test_a_withdrawn_rollout_is_not_called_rolled_back(site: Site) -> None:
+    site.ramp()
+
+    site.command("abort", reason="another one is better", operator="ada")
+
+    assert "withdrawn" in text_of(site.client.get("/rollouts"))
+    for path in ("/", f"/rollouts/{site.rollout_id}"):
+        assert re.search(r"[Ww]ithdrawn by ada: another one is better", text_of(site.client.get(path)))
+
+
+def test_every_rollout_is_shown_with_the_plan_it_is_under(visit: httpx.Client, scene: Scene) -> None:
+    for path in ("/", f"/rollouts/{scene.ramping}"):
+        assert re.search(r"under the plan “\w+", text_of(visit.get(path)))
+
+
 def test_a_rollout_s_page_shows_each_gate_and_the_calibration(visit: httpx.Client, scene: Scene) -> None:
     page = visit.get(f"/rollouts/{scene.ramping}").text
 
@@ -171,6 +193,7 @@ def test_a_replay_says_so_and_shows_its_own_time(tmp_path: Path) -> None:
         page = text_of(client.get("/"))
 
     assert "Replayed event time: 2026-03-02 12:00:00 UTC" in page
+    assert "replayed or simulated" in page
 
 
 def test_a_fresh_deployment_tells_how_to_begin(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
+import json
+from datetime import datetime, timedelta
+
 import pytest
 
 from control_plane.admin.rollout import legal_commands
 from control_plane.admin.timeline import Mark, timeline
+from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
+from control_plane.registry.history import Entry
 from tests.builders import NOON, a_plan, a_rollout
 
 
@@ -70,3 +75,46 @@ def test_approving_is_offered_while_approvals_are_missing() -> None:
 
     assert Command.APPROVE in legal_commands(waiting, NOON)
     assert Command.APPROVE not in legal_commands(approved, NOON)
+
+
+def test_each_step_tells_when_it_was_entered_first() -> None:
+    changes = [
+        a_change(4, "shadow", -1),
+        a_change(3, "held", -1),
+        a_change(2, "shadow", -1),
+        a_change(1, "warming", -1),
+    ]
+
+    steps = timeline(a_rollout(Phase.SHADOW), changes)
+
+    assert [step.entered_at for step in steps] == [at(1), at(2), None, None, None, None]
+
+
+def test_a_rollout_that_ended_before_its_shadow_is_not_said_to_have_been_there() -> None:
+    changes = [a_change(1, "warming", -1), a_change(2, "rolled_back", -1)]
+
+    marks = [step.mark for step in timeline(a_rollout(Phase.ROLLED_BACK, step=-1), changes)]
+
+    assert marks == [Mark.STOPPED, *[Mark.NEXT] * 5]
+
+
+def a_change(seq: int, phase: str, step: int) -> Entry:
+    return Entry(
+        surface=Surface("home_feed"),
+        seq=seq,
+        at=at(seq),
+        by="ada",
+        command="advance",
+        reason="",
+        before="{}",
+        after=json.dumps({"rollout": {"phase": phase, "step": step}}),
+        rollout_id=1,
+        verdict_id=None,
+        code_version="1",
+        previous_hash="",
+        hash="",
+    )
+
+
+def at(hours: int) -> datetime:
+    return NOON + timedelta(hours=hours)

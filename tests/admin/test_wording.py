@@ -50,3 +50,18 @@ def test_everything_that_can_be_said_has_words() -> None:
     assert set(wording.RULE_WORDS) == set(Rule)
     assert set(wording.BLAME_WORDS) == set(Blame)
     assert set(wording.COMMAND_WORDS) == set(wording.COMMAND_ICONS) == set(Command)
+
+
+def test_a_rollout_on_hold_does_not_look_like_a_judge_who_says_hold() -> None:
+    held = wording.phase_chip(a_rollout(Phase.HELD, paused_phase=Phase.RAMPING))
+
+    assert wording.OUTCOME_CHIPS[Outcome.HOLD].icon not in {
+        held.icon,
+        *(tone.icon for tone in wording.PHASE_TONES.values()),
+    }
+
+
+def test_a_withdrawn_rollout_does_not_look_like_a_harmful_one() -> None:
+    chip = wording.phase_chip(a_rollout(Phase.ROLLED_BACK), is_withdrawn=True)
+
+    assert (chip.words, chip.colour) == ("withdrawn", "neutral")

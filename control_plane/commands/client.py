@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 DEFAULT_URL = "http://127.0.0.1:8020"
 TIMEOUT_SECONDS = 30.0
+VERSION_DIGITS = 16
 
 Json = dict[str, Any]
 
@@ -29,8 +31,20 @@ def call(method: str, path: str, *, body: Json | None = None, params: dict[str, 
 
 
 def fail(message: str, *, code: int = 1) -> typer.Exit:
-    err.print(f"[bold red]error:[/] {message}", soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+def version_id(given: str) -> str:
+    """A whole version id from its first digits, as the page and these commands show them."""
+    if len(given) == VERSION_DIGITS:
+        return given
+    found = [known["version_id"] for known in call("GET", "/v1/versions")["versions"]]
+    matching = [known for known in found if known.startswith(given)]
+    if len(matching) != 1:
+        what = "several versions begin" if matching else "no registered version begins"
+        fail(f"{what} with {given!r}; `surefoot register` prints the whole id, the admin page lists all of them")
+    return str(matching[0])
 
 
 def url() -> str:

@@ -16,6 +16,7 @@ import uvicorn
 from control_plane.app import create_app
 from control_plane.clock import make_clock
 from control_plane.commands.client import err, fail, out
+from control_plane.commands.environment import read_settings
 from control_plane.demo import run as demo_run
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.evidence.event_log import EventLog
@@ -30,7 +31,7 @@ PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_
 
 def serve() -> None:
     """Serve API and admin page; carries a scheduler unless SUREFOOT_RUNS_SCHEDULER=false."""
-    settings = _settings()
+    settings = read_settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
     _sessions(settings)
     app = create_app(settings, make_clock(settings.clock_file))
@@ -39,7 +40,7 @@ def serve() -> None:
 
 def scheduler() -> None:
     """Run a scheduler alone; of several, the one that holds the lease acts."""
-    settings = _settings()
+    settings = read_settings()
     metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
     metronome.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
@@ -52,7 +53,7 @@ def aggregate(
     once: Annotated[bool, typer.Option("--once", help="One pass, then exit.")] = False,
 ) -> None:
     """Keep the sums of closed partitions computed, so that schedulers find them ready."""
-    settings = _settings()
+    settings = read_settings()
     sessions, log = _sessions(settings), EventLog(settings.log_dir)
     clock = make_clock(settings.clock_file)
     stopped = _stop_event()
@@ -65,7 +66,7 @@ def aggregate(
 
 def up() -> None:
     """Start API, admin page, scheduler and one scoring runtime on this machine."""
-    settings = _settings()
+    settings = read_settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
     _refuse_taken_port(settings.runtime_host, settings.runtime_port, "SUREFOOT_RUNTIME_PORT")
     children = [
@@ -84,7 +85,7 @@ def up() -> None:
 
 def runtime(context: typer.Context) -> None:
     """Serve scores (python -m model_runtime serve); takes its options."""
-    _become_runtime("serve", [*_runtime_arguments(_settings()), *context.args])
+    _become_runtime("serve", [*_runtime_arguments(read_settings()), *context.args])
 
 
 def train(context: typer.Context) -> None:
@@ -104,15 +105,6 @@ def demo(
 ) -> None:
     """Walk the whole path on real logged ad impressions."""
     raise typer.Exit(demo_run.main(exits=exits, data_dir=data_dir, seed=seed))
-
-
-def _settings() -> Settings:
-    settings = Settings()
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(f"SUREFOOT_DATA_DIR {settings.data_dir}: {error.strerror}", code=2)
-    return settings
 
 
 def _sessions(settings: Settings) -> Sessions:

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
-from control_plane.commands.client import call, fail, out
+from control_plane.commands.client import call, fail, out, version_id
+from control_plane.commands.environment import read_settings
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.registry import session as registry_session
 from control_plane.registry.artifacts import verify_artifact
-from control_plane.settings import Settings
 
 surface_app = typer.Typer(no_args_is_help=True, help="Surfaces and what serves on them.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Digests that may serve nowhere.")
@@ -34,18 +34,19 @@ def list_surfaces() -> None:
         candidate = (
             f", candidate {state['candidate']} at {state['candidate_bp'] / 100:g} %" if state["candidate"] else ""
         )
-        out.print(f"{state['surface']} (generation {state['generation']}): stable {state['stable']}{candidate}")
+        stable = state["stable"] or "none yet; `surefoot surface adopt` sets it"
+        out.print(f"{state['surface']} (generation {state['generation']}): stable {stable}{candidate}")
 
 
 @surface_app.command("adopt")
 def adopt(
     surface: str,
-    version_id: str,
+    version: Annotated[str, typer.Argument(metavar="VERSION_ID", help="The version's id, or its first digits.")],
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why this version is trusted unjudged.")],
 ) -> None:
     """Set a surface's stable version by hand: its first one, or after a disaster."""
     seen = call("GET", f"/v1/surfaces/{surface}")["generation"]
-    body = {"version_id": version_id, "reason": reason, "seen_generation": seen}
+    body = {"version_id": version_id(version), "reason": reason, "seen_generation": seen}
     state = call("PUT", f"/v1/surfaces/{surface}/stable", body=body)
     out.print(f"{surface}: stable is {state['stable']}")
 
@@ -53,8 +54,12 @@ def adopt(
 @surface_app.command("rollback")
 def roll_back(surface: str, reason: Annotated[str, typer.Option("--reason", "-r")] = "") -> None:
     """Take the candidate off, or stable back to the last proven version if no rollout is active."""
+    seen = call("GET", f"/v1/surfaces/{surface}")["generation"]
     state = call("POST", f"/v1/surfaces/{surface}/rollback", body={"reason": reason})
-    out.print(f"{surface}: stable is {state['stable']}, all traffic")
+    if state["generation"] == seen:
+        out.print(f"{surface}: nothing to do, it was rolled back already; all traffic is on stable {state['stable']}")
+    else:
+        out.print(f"{surface}: rolled back; all traffic is on stable {state['stable']}")
 
 
 def register(
@@ -65,8 +70,8 @@ def register(
         verify_artifact(folder)
     except ControlPlaneError as error:
         fail(str(error))
-    version = call("POST", "/v1/versions", body={"artifact_uri": str(folder.resolve())})
-    out.print(version["version_id"], highlight=False)
+    registered = call("POST", "/v1/versions", body={"artifact_uri": str(folder.resolve())})
+    out.print(registered["version_id"], highlight=False)
 
 
 @quarantine_app.command("add")
@@ -79,7 +84,10 @@ def quarantine(digest: str, reason: Annotated[str, typer.Option("--reason", "-r"
 @quarantine_app.command("list")
 def list_quarantined() -> None:
     """Show what may serve nowhere, and why."""
-    for entry in call("GET", "/v1/quarantine")["quarantined"]:
+    entries = call("GET", "/v1/quarantine")["quarantined"]
+    if not entries:
+        out.print("nothing is quarantined")
+    for entry in entries:
         out.print(f"{entry['digest']}  {entry['at']}  {entry['by']}: {entry['reason']}", soft_wrap=True)
 
 
@@ -107,6 +115,4 @@ def check() -> None:
 
 
 def _engine() -> Engine:
-    settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return registry_session.make_engine(settings.registry_url)
+    return registry_session.make_engine(read_settings().registry_url)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Column, Table
 
-from control_plane.commands.client import Json, call, fail, out
+from control_plane.commands.client import Json, call, fail, out, version_id
 from control_plane.domain.errors import InvalidPlan
 from control_plane.plan_file import read_plan
 
@@ -16,13 +15,14 @@ app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 RolloutArgument = Annotated[int, typer.Argument(metavar="ROLLOUT", help="The rollout's number.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-r", help="Why; stands in the history.")]
 FINISHED = ("done", "rolled_back")
+HISTORY_LIMIT = "500"
 
 
 @app.command()
 def start(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The plan, a YAML file.")],
     surface: Annotated[str, typer.Option(help="The surface to roll out on.")],
-    candidate: Annotated[str, typer.Option(help="The candidate's version id.")],
+    candidate: Annotated[str, typer.Option(help="The candidate's version id, or its first digits.")],
 ) -> None:
     """Arm PLAN for a candidate on one surface; the scheduler takes it from there."""
     text = plan.read_text()
@@ -30,8 +30,9 @@ def start(
         read_plan(text)
     except InvalidPlan as error:
         fail(f"{plan}: {error}")
-    rollout = call("POST", "/v1/rollouts", body={"surface": surface, "candidate": candidate, "plan_yaml": text})
-    out.print(f"rollout {rollout['rollout_id']} of {candidate} on {surface}: {rollout['phase']}")
+    version = version_id(candidate)
+    rollout = call("POST", "/v1/rollouts", body={"surface": surface, "candidate": version, "plan_yaml": text})
+    out.print(f"rollout {rollout['rollout_id']} of {version} on {surface}: {rollout['phase']}")
 
 
 @app.command()
@@ -46,7 +47,9 @@ def status(
     if not rollouts:
         out.print("no active rollouts")
         return
-    out.print(_table(rollouts))
+    for rollout in rollouts:
+        out.print(_sentence(rollout), soft_wrap=True)
+        out.print(f"  candidate {rollout['candidate']} against stable {rollout['stable']}{_behind(rollout)}")
 
 
 @app.command()
@@ -60,7 +63,7 @@ def watch(
         rollout = call("GET", f"/v1/rollouts/{rollout_id}")
         line = _sentence(rollout)
         if line != last:
-            out.print(line)
+            out.print(line, soft_wrap=True)
             last = line
         if rollout["phase"] in FINISHED:
             raise typer.Exit(0 if rollout["phase"] == "done" else 3)
@@ -107,33 +110,29 @@ def _command(rollout_id: int, command: str, reason: str) -> None:
     body: Json = {"command": command, "reason": reason}
     if command not in ("roll_back", "abort", "hold"):  # what makes safer never waits for a second look
         body["seen_generation"] = call("GET", f"/v1/rollouts/{rollout_id}")["generation"]
-    out.print(_sentence(call("POST", f"/v1/rollouts/{rollout_id}/commands", body=body)))
+    out.print(_sentence(call("POST", f"/v1/rollouts/{rollout_id}/commands", body=body)), soft_wrap=True)
 
 
 def _sentence(rollout: dict[str, Any]) -> str:
     share = f"{rollout['candidate_bp'] / 100:g} %"
-    wait = f": {rollout['waiting_for']}" if rollout.get("waiting_for") else ""
+    where = f"rollout {rollout['rollout_id']} on {rollout['surface']}: {rollout['phase']} at {share}"
+    if rollout["phase"] in FINISHED:
+        return f"{where}{_ending(rollout)}"
     until = f", until about {rollout['until']}" if rollout.get("until") else ""
-    return f"rollout {rollout['rollout_id']} on {rollout['surface']}: {rollout['phase']} at {share}{wait}{until}"
+    return f"{where}: {rollout['waiting_for']}{until}" if rollout.get("waiting_for") else where
 
 
-def _table(rollouts: list[dict[str, Any]]) -> Table:
-    fixed = [Column(name, no_wrap=True) for name in ("rollout", "surface", "candidate", "phase", "weight")]
-    table = Table(*fixed, "waiting for", "until about")
-    for rollout in rollouts:
-        table.add_row(
-            str(rollout["rollout_id"]),
-            rollout["surface"],
-            rollout["candidate"],
-            rollout["phase"],
-            _weight(rollout),
-            rollout.get("waiting_for") or "",
-            str(rollout.get("until") or ""),
-        )
-    return table
+def _ending(rollout: dict[str, Any]) -> str:
+    """Who ended it, when and why, as the history tells."""
+    entries = call("GET", "/v1/history", params={"surface": rollout["surface"], "limit": HISTORY_LIMIT})["history"]
+    end = next((entry for entry in entries if entry["rollout_id"] == rollout["rollout_id"]), None)
+    if end is None:
+        return ""
+    why = f": {end['reason']}" if end["reason"] else ""
+    return f", {end['command'].replace('_', ' ')} by {end['by']} at {end['at']}{why}"
 
 
-def _weight(rollout: dict[str, Any]) -> str:
-    """What was set, and what runtimes serve if that is not the same."""
-    weight, served = f"{rollout['candidate_bp'] / 100:g} %", f"{rollout['acknowledged_bp'] / 100:g} %"
-    return weight if weight == served else f"{weight} set, {served} served"
+def _behind(rollout: dict[str, Any]) -> str:
+    """What runtimes serve, if that is not what was set."""
+    set_bp, served_bp = rollout["candidate_bp"], rollout["acknowledged_bp"]
+    return "" if set_bp == served_bp else f"; {set_bp / 100:g} % set, {served_bp / 100:g} % served"

@@ -178,3 +178,61 @@ def test_a_port_in_use_is_a_plain_sentence(command: str, tmp_path: Path, monkeyp
 
     assert refused.returncode == 2
     assert "Address already in use; SUREFOOT_PORT chooses another" in refused.stderr
+
+
+def test_a_version_is_named_by_its_first_digits(surefoot: Run, world: World, plan: Path) -> None:
+    candidate = world.candidate("home_feed")
+
+    started = surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", candidate[:8])
+    unknown = surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", "zz")
+
+    assert candidate in started.output
+    assert unknown.exit_code == 1
+    assert "no registered version begins with 'zz'" in unknown.stderr
+
+
+def test_rolling_a_surface_back_twice_says_that_nothing_was_left_to_do(surefoot: Run, world: World, plan: Path) -> None:
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+
+    first, second = (surefoot("surface", "rollback", "home_feed", "--reason", "pager") for _ in range(2))
+
+    assert "rolled back; all traffic is on stable" in first.output
+    assert "nothing to do" in second.output
+
+
+def test_a_finished_rollout_says_who_ended_it_and_why(surefoot: Run, world: World, plan: Path) -> None:
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+    surefoot("rollout", "abort", 1, "--reason", "another one is better")
+
+    shown = surefoot("rollout", "status", 1)
+
+    assert "rolled_back at 0 %, abort by ann" in shown.output
+    assert "another one is better" in shown.output
+
+
+def test_a_refusal_is_shown_whole_whatever_brackets_it_has(surefoot: Run) -> None:
+    assert "[a-z]" in surefoot("surface", "add", "Bad Name", "grid").stderr
+
+
+@pytest.mark.parametrize("command", [["serve"], ["db", "check"]])
+def test_a_wrong_setting_is_named_by_its_variable(
+    surefoot: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("SUREFOOT_PORT", "abc")
+
+    refused = surefoot(*command)
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("error: SUREFOOT_PORT: input should be a valid integer")
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(
+    surefoot: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("SUREFOOT_DATA_DIR", str(tmp_path / "a-file"))
+
+    refused = surefoot("db", "upgrade")
+
+    assert refused.exit_code == 2
+    assert "SUREFOOT_DATA_DIR" in refused.stderr

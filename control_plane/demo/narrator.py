@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+EVENT_WIDTH = 24  # "related_pins rolled back" and its like
 LOG_WIDTH = 140  # where nobody's screen sets one
 
 
@@ -39,16 +42,32 @@ class Narrator:
     def say(self, text: str) -> None:
         self.console.print(text)
 
+    def event(self, when: str, what: str, why: str) -> None:
+        """One line of a chronicle; a long reason goes on below itself, not at the margin."""
+        row = Table.grid(padding=(0, 2))
+        row.add_column(no_wrap=True)
+        row.add_column(no_wrap=True, min_width=EVENT_WIDTH)
+        row.add_column()
+        row.add_row(when, what, Text(why))
+        self.console.print(Padding(row, (0, 0, 0, 2)))
+
     def error(self, text: str) -> None:
         self.console.print(f"\n{text}", style="bold red", markup=False)
 
     def panel(self, text: str, title: str) -> None:
         self.console.print(Panel(text, title=title, title_align="left", expand=False))
 
+    def lines(self, title: str, lines: list[str]) -> None:
+        """Lines to copy: without a frame, and never broken by this program."""
+        self.console.print(f"\n[bold]{title}")
+        for line in lines:
+            style = "dim" if line.startswith("#") else ""
+            self.console.print(f"  {line}", style=style, markup=False, soft_wrap=True)
+
     def table(self, title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         table = Table(title=title, title_justify="left", title_style="bold")
         for heading in headings:
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
@@ -59,7 +78,7 @@ class Narrator:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
         )

@@ -10,21 +10,25 @@ import httpx
 
 from control_plane.demo import services, stage_real, stage_simulated
 from control_plane.demo.checks import Checks
+from control_plane.demo.control_client import ControlClient
 from control_plane.demo.folder import fresh_folder
 from control_plane.demo.narrator import Narrator
 from control_plane.demo.processes import Processes
-from control_plane.demo.services import Addresses
 from control_plane.demo.story import Story
+from control_plane.demo.world import items
 from control_plane.domain.errors import ControlPlaneError
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 WATCH_SECONDS = 1.0
+SUREFOOT = ".venv/bin/surefoot"
+PLAN = "control_plane/demo/plans/simulated.yaml"
+EXPECTED = {**stage_real.EXPECTED, **stage_simulated.EXPECTED}  # outcome -> in words
 
 
 def main(*, exits: bool, data_dir: Path, seed: int, port: int | None = None, runtime_port: int | None = None) -> int:
     """Tell the story; 0 if every expected outcome happened. With `exits` it ends by itself, else on Ctrl-C."""
     narrator = Narrator()
-    checks = Checks(expected=(*stage_real.EXPECTED, *stage_simulated.EXPECTED))
+    checks = Checks(expected=tuple(EXPECTED))
     figures: dict[str, object] = {}
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -83,40 +87,46 @@ def _run(
         except httpx.TransportError:
             _check_services(processes)  # the end of a log says more than a broken connection
             raise
-        _conclude(narrator, checks, addresses)
+        _conclude(narrator, checks)
         if not exits:
-            _leave_open(narrator, processes, addresses)
+            _leave_open(story)
 
 
-def _conclude(narrator: Narrator, checks: Checks, addresses: Addresses) -> None:
+def _conclude(narrator: Narrator, checks: Checks) -> None:
     narrator.say("")
-    rows = [
-        ("yes" if check.happened else "NO", check.name.replace("_", " "), check.detail) for check in checks.in_order()
-    ]
-    narrator.table("What was expected, and whether it happened (read over HTTP)", ("", "expected", "found"), list(rows))
+    rows = [("yes" if check.happened else "NO", EXPECTED[check.name], check.detail) for check in checks.in_order()]
+    narrator.table("What was expected, and whether it happened", ("", "expected", "found"), list(rows))
     narrator.say(f"{narrator.elapsed_seconds:.0f} s in all")
 
 
-def _leave_open(narrator: Narrator, processes: Processes, addresses: Addresses) -> None:
+def _leave_open(story: Story) -> None:
     """Keep serving until Ctrl-C."""
-    url = addresses.control_plane
-    command = f"SUREFOOT_URL={url} .venv/bin/surefoot"
-    narrator.panel(
-        f"admin page   {url}/\n"
-        f"API          {url}/docs\n"
-        "stop         Ctrl-C\n"
-        "\n"
-        "try next\n"
-        f"  {command} rollout status 4      a sound candidate's way\n"
-        f"  {command} verdict explain 42    what the judge saw, in words\n"
-        f"  {command} verdict replay 42     the same verdict again, to the bit\n"
-        f"  curl -X POST {url}/v1/surfaces/search/rollback -H 'Content-Type: application/json' -d '{{}}'\n"
-        "                                  the button for three in the morning",
-        "Left open for you",
-    )
+    url = story.addresses.control_plane
+    story.narrator.panel(f"admin page   {url}/\nAPI          {url}/docs\nstop         Ctrl-C", "Left open for you")
+    story.narrator.lines("Try next, in a second terminal, from this folder:", _try_next(url))
     while True:
-        _check_services(processes)
+        _check_services(story.processes)
         time.sleep(WATCH_SECONDS)
+
+
+def _try_next(url: str) -> list[str]:
+    """Commands to copy, each with what it shows; the last two move something, so that there is a button to press."""
+    control = ControlClient(url)
+    state = control.surface("home_feed")
+    rollouts = items(control.get("/v1/rollouts", surface="home_feed"))
+    sound = next((rollout for rollout in rollouts if rollout["candidate"] == state["stable"]), rollouts[-1])
+    rollout_id = sound["rollout_id"]
+    verdict_id = control.rollout(rollout_id)["verdict"]["verdict_id"]
+    return [
+        *([] if url.endswith(f":{services.DEFAULT_PORT}") else [f"export SUREFOOT_URL={url}"]),
+        "# the sound candidate: its way, its last verdict, and that one judged again",
+        f"{SUREFOOT} rollout status {rollout_id}",
+        f"{SUREFOOT} verdict explain {verdict_id}",
+        f"{SUREFOOT} verdict replay {verdict_id}",
+        "# start a rollout; then hold it or roll it back, on the admin page or here",
+        f"{SUREFOOT} rollout start {PLAN} --surface home_feed --candidate {state['last_proven']}",
+        f"{SUREFOOT} surface rollback home_feed --reason 'woken at three'",
+    ]
 
 
 def _check_services(processes: Processes) -> None:

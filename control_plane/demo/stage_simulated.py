@@ -30,16 +30,16 @@ CALIBRATOR_ELSEWHERE = "same_checkpoint_advanced_elsewhere"
 TRUNK_QUARANTINED = "broken_trunk_quarantined"
 TRUNK_ONE_STEP = "broken_trunk_left_all_surfaces_in_one_step"
 HISTORY_HOLDS = "history_hash_chain_holds"
-EXPECTED = (
-    SOUND_DONE,
-    SOUND_ORDER,
-    CALIBRATOR_ROLLED_BACK,
-    CALIBRATOR_ONLY,
-    CALIBRATOR_ELSEWHERE,
-    TRUNK_QUARANTINED,
-    TRUNK_ONE_STEP,
-    HISTORY_HOLDS,
-)
+EXPECTED = {
+    SOUND_DONE: "SIMULATED: the sound candidate reached 100 % on every surface",
+    SOUND_ORDER: "SIMULATED: related_pins waited for home_feed and search",
+    CALIBRATOR_ROLLED_BACK: "SIMULATED: the broken calibrator was rolled back on search",
+    CALIBRATOR_ONLY: "SIMULATED: that calibrator was quarantined, and nothing else",
+    CALIBRATOR_ELSEWHERE: "SIMULATED: the same checkpoint went on elsewhere",
+    TRUNK_QUARANTINED: "SIMULATED: the broken trunk was quarantined",
+    TRUNK_ONE_STEP: "SIMULATED: it left all surfaces in one step",
+    HISTORY_HOLDS: "the history's chain of hashes holds",
+}
 EDGES: Sequence[Mapping[str, object]] = (
     {"upstream": "home_feed", "downstream": "related_pins", "share": "25%", "held": "24h"},
     {"upstream": "search", "downstream": "related_pins", "share": "25%", "held": "24h"},
@@ -91,7 +91,7 @@ class Simulation:
         self.checks.record(
             CALIBRATOR_ELSEWHERE,
             went_on,
-            ", ".join(f"{name}: {r['phase']}, {r['candidate_bp'] / 100:g} %" for name, r in found.items()),
+            ", ".join(_where(name, rollout) for name, rollout in found.items()),
         )
         self._withdraw(rollouts, found, "withdrawn until search has a calibrator that fits")
         return {"event_days": days, "reason": _reason(search)}
@@ -130,7 +130,7 @@ class Simulation:
                 before, found = found, self._read(rollouts)
                 day = (world.time.now_ms - began_ms) / DAY_MS
                 self._tell_changes(day, before, found)
-                bar.advance(note=f"day {day:.2f}: " + ", ".join(_where(name, r) for name, r in found.items()))
+                bar.advance(note=f"day {day:.2f}")
         return (world.time.now_ms - began_ms) / DAY_MS
 
     def _window(self, surfaces: Sequence[str]) -> None:
@@ -157,9 +157,8 @@ class Simulation:
     def _tell_changes(self, day: float, before: Mapping[str, Json], after: Mapping[str, Json]) -> None:
         for surface, rollout in after.items():
             if (rollout["phase"], rollout["step"]) != (before[surface]["phase"], before[surface]["step"]):
-                self.narrator.say(
-                    f"  day {day:5.2f}  {_where(surface, rollout):26} {self._last_change(surface)['reason']}"
-                )
+                reason = str(self._last_change(surface)["reason"])
+                self.narrator.event(f"day {day:5.2f}", _where(surface, rollout), reason)
 
     def _withdraw(self, rollouts: Mapping[str, int], found: Mapping[str, Json], reason: str) -> None:
         """End by hand what is still under way, so that the next chapter finds the surfaces free."""

@@ -2,7 +2,6 @@
 
 from control_plane.demo.control_client import Json
 from control_plane.domain.moments import WHOLE_SURFACE
-from control_plane.domain.verdict import percent
 
 
 def whole_surface(verdict: Json, metric: str) -> Json | None:
@@ -14,10 +13,14 @@ def whole_surface(verdict: Json, metric: str) -> Json | None:
     return None
 
 
-def interval(finding: Json | None) -> str:
+def interval(finding: Json | None, *, digits: int = 1) -> str:
     if finding is None or finding["effect"] is None:
         return "no data"
-    effect = percent(finding["effect"])
+    effect = _signed(finding["effect"], digits)
     if finding["lower"] is None or finding["upper"] is None:
         return effect
-    return f"{effect}  [{percent(finding['lower'])}, {percent(finding['upper'])}]"
+    return f"{effect}  [{_signed(finding['lower'], digits)}, {_signed(finding['upper'], digits)}]"
+
+
+def _signed(fraction: float, digits: int) -> str:
+    return f"{fraction:+.{digits}%}".replace("%", " %")

@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
+from control_plane.evidence.arrow_size import unpacked_bytes
 from control_plane.evidence.rows import Refusal
 from control_plane.evidence.schema import SCHEMA_OF, conform
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # without it, a stream cut between two batches looks whole
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024  # of an Arrow stream: eight times the largest body, where it is compressed
 MAX_LINES = 1_000_000  # of NDJSON: 64 MB of whole events have a third of that; each line costs microseconds
 INTEGERS = {"uint64": (0, 2**64 - 1), "int64": (-(2**63), 2**63 - 1)}
 
@@ -43,6 +45,9 @@ def read_arrow_stream(body: bytes, kind: EventKind) -> Body:
     if not body.endswith(END_OF_STREAM):
         raise InvalidField("body", "is no Arrow IPC stream, or was cut off: it lacks the end-of-stream marker")
     try:
+        size = unpacked_bytes(body)
+        if size > MAX_UNPACKED_BYTES:
+            raise InvalidField("body", f"unpacks to {size} bytes, at most {MAX_UNPACKED_BYTES} may be sent at once")
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)

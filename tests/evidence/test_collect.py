@@ -1,6 +1,7 @@
 """Bad rows are refused one by one and counted; bad bodies are refused whole; the rest is kept."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import FUTURE_TOLERANCE_MS, EventKind, Label
+from control_plane.evidence import bodies
+from control_plane.evidence.arrow_size import unpacked_bytes
 from control_plane.evidence.bodies import MAX_LINES, read_arrow_stream, read_ndjson
 from control_plane.evidence.collect import MAX_DAYS, Receipt, collect
 from control_plane.evidence.event_log import DAY_MS, EventLog
@@ -338,3 +341,48 @@ def test_a_dictionary_whose_text_would_be_repeated_for_every_row_is_refused() ->
 
     with pytest.raises(InvalidField, match=r"^surface: holds a text of 1000000 bytes"):
         read_arrow_stream(arrow_body(table), EventKind.EXPOSURE)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_a_compressed_stream_is_read(tmp_path: Path, compression: str) -> None:
+    table = table_of(EventKind.EXPOSURE, [an_exposure(impression_id=number) for number in range(1_000)])
+    packed = packed_body(table, compression)
+
+    assert unpacked_bytes(packed) > len(packed)
+    assert send(EventLog(tmp_path), packed, EventKind.EXPOSURE).accepted == 1_000
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_a_few_bytes_that_would_unpack_to_more_than_fits_are_refused_without_unpacking(
+    as_dictionary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "MAX_UNPACKED_BYTES", 7_999_999)
+    zeros: pa.Array = pa.array(np.zeros(1_000_000, np.uint64))
+    if as_dictionary:
+        zeros = pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), zeros)
+    body = packed_body(pa.table({"impression_id": zeros}), "zstd")
+
+    with pytest.raises(InvalidField, match=r"^body: unpacks to 80000\d\d bytes"):
+        read_arrow_stream(body, EventKind.EXPOSURE)
+
+    assert len(body) < 10_000
+
+
+def packed_body(table: pa.Table, compression: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
+
+
+PACKED = packed_body(table_of(EventKind.EXPOSURE, [an_exposure(impression_id=number) for number in range(100)]), "zstd")
+
+
+@given(place=st.integers(0, len(PACKED) - 9), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_compressed_stream_is_read_or_refused_but_never_crashes(place: int, value: int) -> None:
+    body = PACKED[:place] + bytes([value]) + PACKED[place + 1 :]
+
+    with suppress(InvalidField):
+        read_arrow_stream(body, EventKind.EXPOSURE)

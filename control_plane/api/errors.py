@@ -91,7 +91,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def documented_write(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The same of a route that writes: it wants a token, and a body that parses and is not too large, and room for
     what it writes."""
-    return documented(400, 401, 413, 507, *statuses)
+    return documented(400, 401, 408, 413, 507, *statuses)
 
 
 def install(app: FastAPI) -> None:

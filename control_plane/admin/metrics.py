@@ -11,6 +11,7 @@ from control_plane.admin.charts import EffectPoint, Margins, ReliabilityPoint
 from control_plane.admin.wording import Chip
 from control_plane.domain.moments import FIXED_POINT, WHOLE_SURFACE, Moments, ReliabilityMeasure
 from control_plane.domain.plan import DIRECTION_OF, Metric, RolloutPlan
+from control_plane.domain.rollout import Phase
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Finding, Verdict
 
@@ -128,7 +129,7 @@ def _tile(finding: Finding, verdict: Verdict, earlier: Sequence[tuple[int, Verdi
         chip=wording.answer_chip(finding.answer),
         effect=wording.percent(finding.effect, digits=_digits(finding)),
         interval=_interval(finding),
-        effect_means=_effect_means(finding.metric),
+        effect_means=_effect_means(finding.metric, is_shadow=verdict.phase is Phase.SHADOW),
         band=_band(finding, name),
         trend=charts.effect_over_time(_points(finding, earlier), margins=margins, name=name),
         safe_bar=charts.progress_bar(
@@ -189,10 +190,11 @@ def _unsigned(margin: float | None) -> str:
     return wording.NOTHING if margin is None else wording.percent(margin).lstrip("+")
 
 
-def _effect_means(metric: str) -> str:
+def _effect_means(metric: str, *, is_shadow: bool) -> str:
+    """Each compares other impressions, which is why their counts differ."""
     match metric:
         case "calibration":
-            return "predicted against observed clicks, wherever the candidate answered"
+            return f"predicted against observed clicks, wherever it {'was asked' if is_shadow else 'answered'}"
         case "ne":
             return "both on the same impressions, in the shadow"
         case _:

@@ -12,6 +12,8 @@ from control_plane.domain.errors import ControlPlaneError
 from control_plane.registry import session as registry_session
 from control_plane.registry.artifacts import verify_artifact
 
+DigestArgument = Annotated[str, typer.Argument(help="sha256:…, whole; the version's page shows it for each part.")]
+
 surface_app = typer.Typer(no_args_is_help=True, help="Surfaces and what serves on them.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Digests that may serve nowhere.")
 db_app = typer.Typer(no_args_is_help=True, help="The registry's database.")
@@ -52,7 +54,9 @@ def adopt(
 
 
 @surface_app.command("rollback")
-def roll_back(surface: str, reason: Annotated[str, typer.Option("--reason", "-r")] = "") -> None:
+def roll_back(
+    surface: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why; stands in the history.")] = ""
+) -> None:
     """Take the candidate off, or stable back to the last proven version if no rollout is active."""
     seen = call("GET", f"/v1/surfaces/{surface}")["generation"]
     state = call("POST", f"/v1/surfaces/{surface}/rollback", body={"reason": reason})
@@ -75,7 +79,7 @@ def register(
 
 
 @quarantine_app.command("add")
-def quarantine(digest: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
+def quarantine(digest: DigestArgument, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
     """Take a digest off every surface at once, and keep it off."""
     moved = call("POST", "/v1/quarantine", body={"digest": digest, "reason": reason})["surfaces"]
     out.print(f"quarantined; moved off: {', '.join(moved) or 'nothing was using it'}")
@@ -92,7 +96,7 @@ def list_quarantined() -> None:
 
 
 @quarantine_app.command("release")
-def release(digest: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
+def release(digest: DigestArgument, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
     """Let a digest serve again."""
     call("DELETE", f"/v1/quarantine/{digest}", params={"reason": reason})
     out.print("released")

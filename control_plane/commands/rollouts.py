@@ -20,11 +20,11 @@ HISTORY_LIMIT = "500"
 
 @app.command()
 def start(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The plan, a YAML file.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", exists=True, dir_okay=False, help="The plan, a YAML file.")],
     surface: Annotated[str, typer.Option(help="The surface to roll out on.")],
     candidate: Annotated[str, typer.Option(help="The candidate's version id, or its first digits.")],
 ) -> None:
-    """Arm PLAN for a candidate on one surface; the scheduler takes it from there."""
+    """Roll a candidate out on one surface under PLAN; the scheduler takes it from there."""
     text = plan.read_text()
     try:
         read_plan(text)

@@ -49,7 +49,7 @@ class Narrator:
         row.add_column(no_wrap=True, min_width=EVENT_WIDTH)
         row.add_column()
         row.add_row(when, what, Text(why))
-        self.console.print(Padding(row, (0, 0, 0, 2)))
+        self.console.print(Padding(row, (0, 0, 0, 2), expand=False))
 
     def error(self, text: str) -> None:
         self.console.print(f"\n{text}", style="bold red", markup=False)

@@ -19,7 +19,7 @@ BATCH_HOURS = 3
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 DAILY = 35_000  # simulated impressions of one surface a day
-MAX_DAYS = 18  # a sound release that takes longer did not go as expected
+MAX_DAYS = 24  # a sound release that takes longer did not go as expected
 FINISHED = ("done", "rolled_back")
 
 SOUND_DONE = "sound_candidate_reached_100_everywhere"

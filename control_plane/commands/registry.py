@@ -1,5 +1,7 @@
 """`surefoot surface|register|quarantine|db …`: what may serve where."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -105,18 +107,29 @@ def release(digest: DigestArgument, reason: Annotated[str, typer.Option("--reaso
 @db_app.command("upgrade")
 def upgrade() -> None:
     """Bring the registry's schema up to date."""
-    engine = _engine()
-    registry_session.upgrade(engine)
+    with _plain_errors():
+        engine = _engine()
+        registry_session.upgrade(engine)
     out.print(f"{engine.url.render_as_string(hide_password=True)} is up to date")
 
 
 @db_app.command("check")
 def check() -> None:
     """Exit 1 unless the registry's schema is the one this version needs."""
-    if not registry_session.at_head(_engine()):
+    with _plain_errors():
+        is_at_head = registry_session.at_head(_engine())
+    if not is_at_head:
         fail("the registry's schema is not up to date; run `surefoot db upgrade`")
     out.print("the schema is up to date")
 
 
 def _engine() -> Engine:
     return registry_session.make_engine(read_settings().registry_url)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
+    except ControlPlaneError as error:
+        fail(str(error), code=2)

@@ -1,6 +1,7 @@
 """`surefoot rollout …`: start, watch and steer rollouts."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,7 +119,7 @@ def _sentence(rollout: dict[str, Any]) -> str:
     where = f"rollout {rollout['rollout_id']} on {rollout['surface']}: {rollout['phase']} at {share}"
     if rollout["phase"] in FINISHED:
         return f"{where}{_ending(rollout)}"
-    until = f", until about {rollout['until']}" if rollout.get("until") else ""
+    until = f", until about {_moment(rollout['until'])}" if rollout.get("until") else ""
     return f"{where}: {rollout['waiting_for']}{until}" if rollout.get("waiting_for") else where
 
 
@@ -129,10 +130,14 @@ def _ending(rollout: dict[str, Any]) -> str:
     if end is None:
         return ""
     why = f": {end['reason']}" if end["reason"] else ""
-    return f", {end['command'].replace('_', ' ')} by {end['by']} at {end['at']}{why}"
+    return f", {end['command'].replace('_', ' ')} by {end['by']} on {_moment(end['at'])}{why}"
 
 
 def _behind(rollout: dict[str, Any]) -> str:
     """What runtimes serve, if that is not what was set."""
     set_bp, served_bp = rollout["candidate_bp"], rollout["acknowledged_bp"]
     return "" if set_bp == served_bp else f"; {set_bp / 100:g} % set, {served_bp / 100:g} % served"
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

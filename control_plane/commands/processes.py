@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +35,17 @@ def serve() -> None:
     """Serve API and admin page; carries a scheduler unless SUREFOOT_RUNS_SCHEDULER=false."""
     settings = read_settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
-    _sessions(settings)
-    app = create_app(settings, make_clock(settings.clock_file))
+    with _told_plainly():
+        _sessions(settings).engine.dispose()  # a registry out of reach is told now; the app opens its own
+        app = create_app(settings, make_clock(settings.clock_file))
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)
 
 
 def scheduler() -> None:
     """Run a scheduler alone; of several, the one that holds the lease acts."""
     settings = read_settings()
-    metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
+    with _told_plainly():
+        metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
     metronome.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
     _wait_for_signal()
@@ -54,7 +58,8 @@ def aggregate(
 ) -> None:
     """Keep the sums of closed partitions computed, so that schedulers find them ready."""
     settings = read_settings()
-    sessions, log = _sessions(settings), EventLog(settings.log_dir)
+    with _told_plainly():
+        sessions, log = _sessions(settings), EventLog(settings.log_dir)
     clock = make_clock(settings.clock_file)
     stopped = _stop_event()
     while True:
@@ -108,13 +113,19 @@ def demo(
 
 
 def _sessions(settings: Settings) -> Sessions:
-    """The registry, its schema up to date; a plain sentence and exit code 2 if it cannot be reached."""
+    """The registry, its schema up to date."""
     engine = make_engine(settings.registry_url)
+    upgrade(engine)
+    return Sessions(engine)
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """A sentence and exit code 2 where a registry, an event log or a setting is of no use."""
     try:
-        upgrade(engine)
+        yield
     except ControlPlaneError as error:
         fail(str(error), code=2)
-    return Sessions(engine)
 
 
 def _runtime_arguments(settings: Settings) -> list[str]:

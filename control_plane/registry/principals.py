@@ -2,7 +2,7 @@
 
 import hmac
 
-from control_plane.domain.errors import Unauthenticated
+from control_plane.domain.errors import InvalidField, Unauthenticated
 
 ANONYMOUS = "anonymous"
 
@@ -26,6 +26,6 @@ def _names_by_token(tokens_setting: str) -> list[tuple[str, str]]:
     for entry in filter(None, (entry.strip() for entry in tokens_setting.split(","))):
         name, equals, token = entry.partition("=")
         if not (name.strip() and equals and token.strip()):
-            raise ValueError("tokens must look like 'name=token,name=token'")
+            raise InvalidField("SUREFOOT_TOKENS", "must look like 'name=token,name=token'")
         names.append((token.strip(), name.strip()))
     return names

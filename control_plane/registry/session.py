@@ -8,8 +8,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import (
+    ArgumentError,
     DatabaseError,
     DataError,
     DBAPIError,
@@ -24,7 +25,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 import migrations
-from control_plane.domain.errors import RegistryFull, RegistryUnavailable
+from control_plane.domain.errors import InvalidField, RegistryFull, RegistryUnavailable
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
@@ -34,7 +35,7 @@ OUR_OWN_BUGS = (DataError, IntegrityError, ProgrammingError, NotSupportedError) 
 
 def make_engine(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql+psycopg://…`; connects to nothing yet."""
-    parsed = make_url(url)
+    parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True)
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):
@@ -82,6 +83,20 @@ def at_head(engine: Engine) -> bool:
     heads = ScriptDirectory.from_config(_config()).get_heads()
     with _database_trouble(engine), engine.connect() as connection:
         return set(MigrationContext.configure(connection).get_current_heads()) == set(heads)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidField(
+            "SUREFOOT_DATABASE_URL", "must be a URL like sqlite:///… or postgresql+psycopg://…"
+        ) from None
+    if parsed.drivername == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise InvalidField("SUREFOOT_DATABASE_URL", f"must name sqlite or postgresql+psycopg, not {parsed.drivername}")
+    return parsed
 
 
 def _make_folder(folder: Path, *, shown_url: str) -> None:

@@ -5,6 +5,7 @@ import pytest
 from httpx import Client
 
 from control_plane.app import create_app
+from control_plane.domain.errors import InvalidField
 from control_plane.settings import Settings
 from tests.api.deployment import MovedClock
 from tests.http_client import in_process
@@ -68,5 +69,5 @@ def test_reading_needs_no_token(guarded: Client) -> None:
 def test_malformed_tokens_are_refused_when_the_app_is_made(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, tokens="no-equals-sign")
 
-    with pytest.raises(ValueError, match="name=token"):
+    with pytest.raises(InvalidField, match="name=token"):
         create_app(settings, MovedClock().read)

@@ -236,3 +236,26 @@ def test_a_data_folder_that_cannot_be_made_is_named(
 
     assert refused.exit_code == 2
     assert "SUREFOOT_DATA_DIR" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SUREFOOT_TOKENS", "s3cret"),
+        ("SUREFOOT_DATABASE_URL", "nonsense"),
+        ("SUREFOOT_DATABASE_URL", "mysql://localhost/surefoot"),
+        ("SUREFOOT_EVENT_LOG_DIR", "/dev/null/events"),
+    ],
+)
+def test_a_setting_that_nothing_can_start_with_is_a_plain_sentence(
+    surefoot: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("SUREFOOT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SUREFOOT_DATABASE_URL", "")
+    monkeypatch.setenv("SUREFOOT_PORT", "0")
+    monkeypatch.setenv(variable, value)
+
+    refused = surefoot("serve")
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(("error: SUREFOOT_", "error: event log at /dev/null/events"))

@@ -1,6 +1,6 @@
 import pytest
 
-from control_plane.domain.errors import Unauthenticated
+from control_plane.domain.errors import InvalidField, Unauthenticated
 from control_plane.registry.principals import authenticate
 
 TOKENS = "ada=s3cret, grace=hopper=1"
@@ -23,5 +23,5 @@ def test_without_tokens_anyone_is_let_in() -> None:
 
 @pytest.mark.parametrize("setting", ["s3cret", "=s3cret", "ada="])
 def test_a_setting_that_would_lock_everyone_out_or_in_is_refused(setting: str) -> None:
-    with pytest.raises(ValueError, match="name=token"):
+    with pytest.raises(InvalidField, match="name=token"):
         authenticate(setting, "")

@@ -73,7 +73,8 @@ class ControlLink:
             self.close()
             if not was_open:
                 raise Unreachable(self._url, _words(error)) from None
-        except OSError as error:
+        except (OSError, ValueError, AttributeError) as error:
+            # ValueError and AttributeError: `close` of another thread took the connection away in between.
             self.close()
             raise Unreachable(self._url, _words(error)) from None
         return self.request(method, path, body=body, headers=headers)

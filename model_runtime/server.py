@@ -187,6 +187,9 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; 2 if the address cannot be had."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = read_settings(argv)
+    if unusable := _unusable(settings):
+        print(unusable, file=sys.stderr)
+        return 2
     try:
         listener = listen(settings.host, settings.port)
     except OSError as error:
@@ -197,6 +200,18 @@ def main(argv: Sequence[str]) -> int:
     with listener:
         serve(settings, listener)
     return 0
+
+
+def _unusable(settings: RuntimeSettings) -> str:
+    """What would otherwise show only once the first version loads, or once a restart finds no splits."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"--data-dir {settings.data_dir}: {error.strerror}"
+    kind, _, index = settings.device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        return f"--device {settings.device}: this machine has {torch.cuda.device_count()} such devices"
+    return ""
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -74,3 +74,24 @@ def test_serving_loads_nothing_of_training_or_of_the_control_plane() -> None:
 
     foreign = ("model_runtime.training", "control_plane.registry", "duckdb", "sqlalchemy", "fastapi", "pydantic")
     assert [name for name in loaded if name.startswith(foreign)] == []
+
+
+def test_a_data_folder_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a-file").touch()
+
+    ended = subprocess.run(
+        arguments("serve", "--port", "0", "--data-dir", str(tmp_path / "a-file")), capture_output=True, text=True
+    )
+
+    assert (ended.returncode, ended.stderr) == (2, f"--data-dir {tmp_path / 'a-file'}: File exists\n")
+
+
+def test_a_device_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        arguments("serve", "--port", "0", "--data-dir", str(tmp_path), "--device", "cuda:99"),
+        capture_output=True,
+        text=True,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("--device cuda:99: this machine has ")

@@ -79,10 +79,10 @@ class UnknownName(ControlPlaneError):
 class AlreadyExists(ControlPlaneError):
     """The name is taken by something different."""
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, *, differs: str = "content") -> None:
         self.kind = kind
         self.name = name
-        super().__init__(f"{kind} {name!r} exists already, with other content")
+        super().__init__(f"{kind} {name!r} exists already, with other {differs}")
 
 
 class SurfaceBusy(ControlPlaneError):
@@ -110,7 +110,9 @@ class IllegalTransition(ControlPlaneError):
     def __init__(self, phase: str, command: str) -> None:
         self.phase = phase
         self.command = command
-        super().__init__(f"a rollout that is {phase} does not take {command}")
+        is_over = phase in ("done", "rolled_back")
+        hint = "; it is over, start another" if is_over else ""
+        super().__init__(f"a rollout that is {phase} does not take {command}{hint}")
 
 
 class MissingVerdict(ControlPlaneError):
@@ -130,6 +132,16 @@ class Quarantined(ControlPlaneError):
         self.digest = digest
         self.reason = reason
         super().__init__(f"{digest} is quarantined ({reason}) and may serve nowhere")
+
+
+class TakenBack(Quarantined):
+    """A version that was rolled back or aborted does not return."""
+
+    def __init__(self, version_id: str, *, day: str, reason: str) -> None:
+        super().__init__(version_id, reason=reason)
+        because = f" ({reason})" if reason else ""
+        hint = "such a version does not return, a mended one is registered anew"
+        self.args = (f"{version_id} was taken back on {day}{because}; {hint}",)
 
 
 class NoSafeVersion(ControlPlaneError):

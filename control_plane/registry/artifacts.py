@@ -26,10 +26,19 @@ def verify_artifact(path: Path) -> Manifest:
         UnsafeArtifact: a file is missing, truncated, pickled, or not plain tensors.
         DigestMismatch: a file's bytes are not those that the manifest promises.
     """
-    manifest = Manifest.from_json(_manifest_bytes(path / MANIFEST_FILE))
+    manifest = _manifest(path / MANIFEST_FILE)
     for name in (*FILE_OF.values(), GOLDEN_FILE):
         _verify_file(path / name, expected=manifest.digest_of_file(name))
     return manifest
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.from_json(_manifest_bytes(path))
+    except InvalidManifest as error:
+        if str(path) in error.rule:
+            raise
+        raise InvalidManifest(error.field, f"{error.rule} (in {path})") from error
 
 
 def _manifest_bytes(path: Path) -> bytes:

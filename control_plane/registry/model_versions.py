@@ -8,7 +8,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quarantined, UnknownName
+from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quarantined, TakenBack, UnknownName
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId
 from control_plane.registry import surfaces
@@ -94,7 +94,7 @@ def check_may_serve(session: Session, version_id: VersionId, surface: Surface) -
     for digest, reason in quarantined_among(session, [row]).items():
         raise Quarantined(digest, reason=reason)
     if row.aborted_at is not None:
-        raise Quarantined(version_id, reason=f"taken back on {row.aborted_at:%Y-%m-%d}: {row.aborted_because}")
+        raise TakenBack(version_id, day=f"{row.aborted_at:%Y-%m-%d}", reason=row.aborted_because)
 
 
 def mark_aborted(session: Session, version_id: VersionId, *, now: datetime, because: str) -> None:

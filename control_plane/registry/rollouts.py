@@ -49,7 +49,7 @@ def create_surface(
     known = session.get(SurfaceRow, surface, populate_existing=True)
     if known is not None:
         if list(known.view_types) != list(view_types):
-            raise AlreadyExists("surface", surface)
+            raise AlreadyExists("surface", surface, differs="view types")
         return surfaces.state_of(known)
     row = SurfaceRow(
         surface=surface,

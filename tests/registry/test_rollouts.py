@@ -9,9 +9,9 @@ from control_plane.domain.errors import (
     InvalidField,
     MissingVerdict,
     NoSafeVersion,
-    Quarantined,
     StaleGeneration,
     SurfaceBusy,
+    TakenBack,
     UnknownName,
 )
 from control_plane.domain.model_version import VersionId
@@ -363,9 +363,9 @@ def test_a_digest_that_was_taken_back_is_refused(sessions: Sessions) -> None:
         scene.a_serving_surface(session)
         scene.a_rollout_in(session, Phase.ROLLED_BACK)
 
-        with pytest.raises(Quarantined, match="taken back"):
+        with pytest.raises(TakenBack, match="was taken back on 2026-03-03"):
             scene.a_pending_rollout(session, a_version("b"))
-        with pytest.raises(Quarantined, match="taken back"):
+        with pytest.raises(TakenBack, match="was taken back on 2026-03-03"):
             scene.adopted(session, a_version("b").version_id)
 
 

@@ -1,8 +1,12 @@
 """The settings of this process, or a plain sentence about the variable that is wrong."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import ValidationError
 
 from control_plane.commands.client import fail
+from control_plane.domain.errors import ControlPlaneError
 from control_plane.settings import Settings
 
 
@@ -14,6 +18,15 @@ def read_settings() -> Settings:
     except OSError as error:
         fail(f"SUREFOOT_DATA_DIR {settings.data_dir}: {error.strerror}", code=2)
     return settings
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """A sentence and exit code 2 where a registry, an event log or a setting is of no use."""
+    try:
+        yield
+    except ControlPlaneError as error:
+        fail(str(error), code=2)
 
 
 def _from_environment() -> Settings:

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +16,8 @@ import uvicorn
 from control_plane.app import create_app
 from control_plane.clock import make_clock
 from control_plane.commands.client import err, fail, out
-from control_plane.commands.environment import read_settings
+from control_plane.commands.environment import read_settings, told_plainly
 from control_plane.demo import run as demo_run
-from control_plane.domain.errors import ControlPlaneError
 from control_plane.evidence.event_log import EventLog
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.aggregator import aggregate_once
@@ -35,7 +32,7 @@ def serve() -> None:
     """Serve API and admin page; carries a scheduler unless SUREFOOT_RUNS_SCHEDULER=false."""
     settings = read_settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
-    with _told_plainly():
+    with told_plainly():
         _sessions(settings).engine.dispose()  # a registry out of reach is told now; the app opens its own
         app = create_app(settings, make_clock(settings.clock_file))
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=3)
@@ -44,7 +41,7 @@ def serve() -> None:
 def scheduler() -> None:
     """Run a scheduler alone; of several, the one that holds the lease acts."""
     settings = read_settings()
-    with _told_plainly():
+    with told_plainly():
         metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
     metronome.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
@@ -58,7 +55,7 @@ def aggregate(
 ) -> None:
     """Keep the sums of closed partitions computed, so that schedulers find them ready."""
     settings = read_settings()
-    with _told_plainly():
+    with told_plainly():
         sessions, log = _sessions(settings), EventLog(settings.log_dir)
     clock = make_clock(settings.clock_file)
     stopped = _stop_event()
@@ -117,15 +114,6 @@ def _sessions(settings: Settings) -> Sessions:
     engine = make_engine(settings.registry_url)
     upgrade(engine)
     return Sessions(engine)
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """A sentence and exit code 2 where a registry, an event log or a setting is of no use."""
-    try:
-        yield
-    except ControlPlaneError as error:
-        fail(str(error), code=2)
 
 
 def _runtime_arguments(settings: Settings) -> list[str]:

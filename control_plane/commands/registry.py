@@ -1,7 +1,5 @@
 """`surefoot surface|register|quarantine|db …`: what may serve where."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +7,7 @@ import typer
 from sqlalchemy import Engine
 
 from control_plane.commands.client import call, fail, out, version_id
-from control_plane.commands.environment import read_settings
+from control_plane.commands.environment import read_settings, told_plainly
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.registry import session as registry_session
 from control_plane.registry.artifacts import verify_artifact
@@ -107,7 +105,7 @@ def release(digest: DigestArgument, reason: Annotated[str, typer.Option("--reaso
 @db_app.command("upgrade")
 def upgrade() -> None:
     """Bring the registry's schema up to date."""
-    with _plain_errors():
+    with told_plainly():
         engine = _engine()
         registry_session.upgrade(engine)
     out.print(f"{engine.url.render_as_string(hide_password=True)} is up to date")
@@ -116,7 +114,7 @@ def upgrade() -> None:
 @db_app.command("check")
 def check() -> None:
     """Exit 1 unless the registry's schema is the one this version needs."""
-    with _plain_errors():
+    with told_plainly():
         is_at_head = registry_session.at_head(_engine())
     if not is_at_head:
         fail("the registry's schema is not up to date; run `surefoot db upgrade`")
@@ -125,11 +123,3 @@ def check() -> None:
 
 def _engine() -> Engine:
     return registry_session.make_engine(read_settings().registry_url)
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    try:
-        yield
-    except ControlPlaneError as error:
-        fail(str(error), code=2)

@@ -14,7 +14,10 @@ from control_plane.registry.evidence import StoredVerdict
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """A rollout beside its surface, its latest verdict and the live runtimes."""
+    """A rollout beside its surface, its latest verdict and the live runtimes.
+
+    `home_since` is when runtimes began to send an unwatched candidate's users to stable; None while it is watched.
+    """
 
     rollout: Rollout
     generation: int
@@ -24,11 +27,12 @@ class Standing:
     live_runtimes: int
     acknowledged_runtimes: int
     loaded_runtimes: int
+    home_since: datetime | None = None
 
     @property
     def acknowledged_bp(self) -> int:
         """The candidate's weight as far as live runtimes are known to serve by it."""
-        if self.live_runtimes == 0:
+        if self.live_runtimes == 0 or self.home_since is not None:
             return 0
         return self.rollout.candidate_bp * self.acknowledged_runtimes // self.live_runtimes
 
@@ -42,15 +46,17 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
     health = runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since)
     decision = decide(rollout, None if stored is None else stored.verdict, readiness=readiness, now=now)
     is_finished = rollout.phase in FINISHED
+    home_since = state.home_since(now=now) if state.rollout_id == rollout.rollout_id else None
     return Standing(
         rollout=rollout,
         generation=state.generation,
         verdict=stored,
-        waiting_for=None if is_finished else _wording(decision),
-        until=None if is_finished else decision.until,
+        waiting_for=None if is_finished else _wording(decision, home_since),
+        until=None if is_finished or home_since is not None else decision.until,
         live_runtimes=readiness.live_runtimes,
         acknowledged_runtimes=health.acknowledged_runtimes,
         loaded_runtimes=readiness.loaded_runtimes,
+        home_since=home_since,
     )
 
 
@@ -62,7 +68,10 @@ def blocker_of(session: Session, rollout: Rollout, *, now: datetime) -> str | No
     return blocked_by(rollout.surface, edges, rollouts.progress(session, rollout.release_id, now=now), now=now)
 
 
-def _wording(decision: Decision) -> str:
+def _wording(decision: Decision, home_since: datetime | None) -> str:
+    if home_since is not None:
+        since = f"unwatched too long, so since {home_since:%d %b %H:%M} UTC its users are on stable"
+        return f"waiting for a completed check: the candidate was {since}"
     if decision.command is None:
         return decision.reason
     return f"the scheduler's next check, to {decision.command.replace('_', ' ')}: {decision.reason}"

@@ -161,6 +161,20 @@ def test_a_rollout_tells_how_far_the_runtimes_follow(deployment: Deployment) -> 
     assert (seen["candidate_bp"], seen["acknowledged_bp"]) == (400, 200)
 
 
+def test_a_rollout_that_nobody_watched_tells_that_its_users_are_on_stable(deployment: Deployment) -> None:
+    rollout = deployment.ramp(deployment.create_rollout()["rollout_id"])
+    deployment.heartbeat(generations={"home_feed": rollout["generation"]})
+    deployment.clock.move(minutes=14)
+    watched = deployment.client.get(f"/v1/rollouts/{rollout['rollout_id']}").json()
+    deployment.clock.move(minutes=2)
+
+    unwatched = deployment.client.get(f"/v1/rollouts/{rollout['rollout_id']}").json()
+
+    assert (watched["acknowledged_bp"], unwatched["acknowledged_bp"]) == (100, 0)
+    assert unwatched["waiting_for"].startswith("waiting for a completed check: the candidate was unwatched too long")
+    assert unwatched["until"] is None
+
+
 def test_a_rollout_tells_why_it_waits_and_until_when(deployment: Deployment) -> None:
     rollout = deployment.ramp(deployment.create_rollout()["rollout_id"])
     record_verdict(deployment, rollout, Outcome.HOLD, seconds_to_resolve=7_200.0, reason="287 of 1000 clicks")

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from control_plane.api.patterns import IN_WORDS
 from control_plane.domain import errors
 
 log = logging.getLogger(__name__)
@@ -137,10 +138,15 @@ async def _unlisted(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [{"field": _field(entry["loc"]), "rule": str(entry["msg"])[:MAX_DETAIL]} for entry in error.errors()]
+    found = [{"field": _field(entry["loc"]), "rule": _rule(entry)[:MAX_DETAIL]} for entry in error.errors()]
     first = found[0]
     detail = "; ".join(f"{entry['field']}: {entry['rule']}" for entry in found)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail, {**first, "errors": found})
+
+
+def _rule(entry: Mapping[str, Any]) -> str:
+    """What was expected, in words where a pattern says it to programs only."""
+    return IN_WORDS.get(entry.get("ctx", {}).get("pattern", ""), str(entry["msg"]))
 
 
 def _field(loc: tuple[str | int, ...]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from control_plane.api import patterns
 from control_plane.api.standing import Standing
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Part, Surface, VersionId
@@ -29,12 +30,12 @@ from control_plane.registry.surfaces import SurfaceState
 MAX_ENTRIES = 1_000  # surfaces, versions or rows that one request may name
 MAX_NUMBER = 2**53  # counts stay exact in every JSON reader
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-VersionName = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-DigestText = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-RuntimeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
-Reason = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$", strip_whitespace=True)]
-GivenReason = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+VersionName = Annotated[str, StringConstraints(pattern=patterns.VERSION_ID)]
+DigestText = Annotated[str, StringConstraints(pattern=patterns.DIGEST)]
+RuntimeName = Annotated[str, StringConstraints(pattern=patterns.RUNTIME)]
+Reason = Annotated[str, StringConstraints(max_length=1_000, pattern=patterns.NO_NUL, strip_whitespace=True)]
+GivenReason = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=patterns.NOT_BLANK)]
 Generation = Annotated[int, Field(ge=0, le=2**31 - 1)]  # the registry's integer column
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
@@ -59,7 +60,7 @@ class RollBackIn(In):
 
 
 class VersionIn(In):
-    artifact_uri: Annotated[str, StringConstraints(min_length=1, max_length=4_096, pattern=r"^[^\x00]+$")]
+    artifact_uri: Annotated[str, StringConstraints(min_length=1, max_length=4_096, pattern=patterns.SOME_NO_NUL)]
 
     def folder(self) -> Path:
         path = Path(self.artifact_uri)
@@ -132,7 +133,7 @@ class HeartbeatIn(In):
     loaded: list[VersionName] = Field(default_factory=list, max_length=MAX_ENTRIES)
     counts: dict[VersionName, CountsIn] = Field(default_factory=dict, max_length=MAX_ENTRIES)
     shadow_dropped: Count = 0
-    splits_mode: Annotated[str, StringConstraints(pattern=r"^[a-z_]{0,40}$")] = ""
+    splits_mode: Annotated[str, StringConstraints(pattern=patterns.SPLITS_MODE)] = ""
 
     def to_heartbeat(self, runtime_id: str) -> Heartbeat:
         return Heartbeat(

@@ -83,3 +83,10 @@ def test_a_surface_with_nothing_to_fall_back_to_says_so(deployment: Deployment) 
 
     assert answer.status_code == 409
     assert answer.json()["type"] == "urn:surefoot:no-safe-version"
+
+
+def test_a_name_that_cannot_be_is_refused_in_words(client: Client) -> None:
+    answer = client.post("/v1/surfaces", json={"surface": "Home Feed", "view_types": ["grid"]})
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "surface: must be lower-case letters, digits and '_', a letter first, at most 63"

@@ -210,8 +210,13 @@ def test_a_finished_rollout_says_who_ended_it_and_why(surefoot: Run, world: Worl
     assert "another one is better" in shown.output
 
 
-def test_a_refusal_is_shown_whole_whatever_brackets_it_has(surefoot: Run) -> None:
-    assert "[a-z]" in surefoot("surface", "add", "Bad Name", "grid").stderr
+def test_a_refusal_is_shown_whole_whatever_brackets_it_has(surefoot: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "[red]"
+    folder.mkdir()
+
+    refused = surefoot("register", folder)
+
+    assert "[red]/manifest.json cannot be read" in "".join(refused.stderr.splitlines())
 
 
 @pytest.mark.parametrize("command", [["serve"], ["db", "check"]])

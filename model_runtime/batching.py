@@ -4,7 +4,7 @@ The user part of the network runs once per unique user of a forward, so the numb
 Shapes: U users, N rows of a batch, M rows of a part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -61,15 +61,6 @@ def one_user_each(batch: RowBatch, row_M: NDArray[np.int64]) -> RowBatch:
     part |= {name: getattr(batch, name)[row_M] for name in ROW_FIELDS}
     part["user_index_N"] = np.arange(len(row_M))
     return RowBatch(**part)
-
-
-def join(batches: Sequence[RowBatch]) -> RowBatch:
-    """One batch of all rows in order; users of different batches stay apart, even where they are equal."""
-    joined = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in USER_FIELDS + ROW_FIELDS}
-    users_before = np.cumsum([0, *(batch.num_users for batch in batches[:-1])])
-    rows = [batch.num_rows for batch in batches]
-    joined["user_index_N"] = joined["user_index_N"] + np.repeat(users_before, rows)
-    return RowBatch(**joined)
 
 
 def _by_user(user_index_N: NDArray[np.int64]) -> NDArray[np.int64]:

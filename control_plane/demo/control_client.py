@@ -71,10 +71,6 @@ class ControlClient:
         body = {"version_id": version_id, "reason": reason, "seen_generation": seen}
         self.put(f"/v1/surfaces/{surface}/stable", body)
 
-    def create_rollout(self, surface: str, candidate: str, plan_yaml: str) -> int:
-        body = {"surface": surface, "candidate": candidate, "plan_yaml": plan_yaml}
-        return int(self.post("/v1/rollouts", body)["rollout_id"])
-
     def create_release(
         self, candidates: Mapping[str, str], plan_yaml: str, edges: Sequence[Mapping[str, object]] = ()
     ) -> dict[str, int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_runtime.batching import ROW_FIELDS, USER_FIELDS, join, of_users, one_user_each, pieces
+from model_runtime.batching import ROW_FIELDS, USER_FIELDS, of_users, one_user_each, pieces
 from model_runtime.checkpoints import load_version
 from model_runtime.networks.features import RowBatch
 from tests.model_runtime.artifacts import Artifacts, sound_batch
@@ -84,16 +84,6 @@ def test_one_user_each_gives_every_named_row_its_own_copy_of_its_user() -> None:
 
     assert alone.user_index_N.tolist() == [0, 1, 2, 3]
     assert_same_rows(alone, batch, row_M)
-
-
-def test_joined_batches_keep_their_rows_in_order_and_their_users_apart() -> None:
-    first, second = a_batch(seed=1), a_batch(num_users=2, num_rows=5, seed=2)
-
-    joined = join([first, second])
-
-    assert joined.num_users == 6
-    assert_same_rows(joined.take(np.arange(12)), first, np.arange(12))
-    assert_same_rows(joined.take(np.arange(12, 17)), second, np.arange(5))
 
 
 def assert_same_rows(part: RowBatch, whole: RowBatch, row_M: "np.typing.NDArray[np.int64]") -> None:

@@ -6,6 +6,7 @@ import yaml
 
 from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping
 
 MAX_PLAN_CHARACTERS = 65_536  # a plan has a few dozen lines; beyond this it is another file
 TAG = "tag:yaml.org,2002:"
@@ -26,7 +27,7 @@ def read_plan(text: str) -> RolloutPlan:
     root = _compose(text)
     mapping = _value_of(root, "")
     try:
-        return RolloutPlan.from_mapping(mapping)
+        return plan_from_mapping(mapping)
     except InvalidPlan as error:
         raise InvalidPlan(error.field, error.rule, line=_line_of(root, error.field)) from None
 

@@ -6,6 +6,7 @@ from typing import Any
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Blame, Outcome, Rule, Verdict
 
@@ -30,7 +31,7 @@ def a_plan_mapping(**overrides: object) -> dict[str, object]:
 
 
 def a_plan(**overrides: object) -> RolloutPlan:
-    return RolloutPlan.from_mapping(a_plan_mapping(**overrides))
+    return plan_from_mapping(a_plan_mapping(**overrides))
 
 
 def a_version(name: str = "a", *, surface: str = "home_feed", trunk: str = "trunk") -> ModelVersion:

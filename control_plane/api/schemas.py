@@ -15,6 +15,7 @@ from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Part, Surface, VersionId
 from control_plane.domain.moments import ServingCounts
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.plan_reader import Reader
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import Split
@@ -78,7 +79,7 @@ class PlanIn(In):
     def read_plan(self) -> RolloutPlan:
         if (self.plan is None) == (self.plan_yaml is None):
             raise InvalidField("plan", "give one of plan and plan_yaml")
-        return RolloutPlan.from_mapping(self.plan) if self.plan_yaml is None else read_plan(self.plan_yaml)
+        return plan_from_mapping(self.plan) if self.plan_yaml is None else read_plan(self.plan_yaml)
 
 
 class RolloutIn(PlanIn):
@@ -299,7 +300,7 @@ class RolloutOut(RolloutLineOut):
         return cls(
             **_facts(standing.rollout),
             **_following(standing),
-            plan=standing.rollout.plan.to_mapping(),
+            plan=plan_to_mapping(standing.rollout.plan),
             verdict=None if standing.verdict is None else VerdictOut.of(standing.verdict),
         )
 

@@ -1,11 +1,9 @@
-"""The frozen rules of one rollout, read from a mapping (YAML or JSON) with errors that name the key."""
+"""The frozen rules of one rollout; `domain.plan_mapping` reads and writes them."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
 
 from control_plane.domain.events import Label
-from control_plane.domain.plan_reader import Reader
 from control_plane.domain.split import FULL_TRAFFIC_BP
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0  # seconds
@@ -41,19 +39,53 @@ DEFAULT_MARGINS = {  # relative (harm h, safe m)
 
 
 class Role(StrEnum):
-    """GATE rolls back and must be shown safe before each advance; GUARD only rolls back; MONITOR only tells."""
+    """What a guardrail may do.
+
+    GATE rolls back and must be shown safe before each advance; GUARD only rolls back; HOLD must be shown safe, but
+    never rolls back; MONITOR only tells.
+    """
 
     GATE = "gate"
     GUARD = "guard"
+    HOLD = "hold"
     MONITOR = "monitor"
+
+    @property
+    def rolls_back(self) -> bool:
+        return self in (Role.GATE, Role.GUARD)
+
+    @property
+    def gates(self) -> bool:
+        return self in (Role.GATE, Role.HOLD)
 
 
 class OnMissing(StrEnum):
     """What a guardrail without an answer does; none of these is ever a pass of a gate but IGNORE."""
 
-    HOLD = "hold"
+    EXTEND = "extend"  # wait and look again
+    HOLD = "hold"  # stop for a person
     IGNORE = "ignore"
     ROLL_BACK = "roll_back"
+
+
+class OperationalMetric(StrEnum):
+    """What runtimes count of the candidate while it serves or scores in the shadow."""
+
+    LATENCY_P50 = "latency_p50_ms"
+    LATENCY_P99 = "latency_p99_ms"
+    ERROR_RATE = "error_rate"
+    TIMEOUT_RATE = "timeout_rate"
+    BAD_SCORE_RATE = "bad_score_rate"
+    FEATURE_COVERAGE = "feature_coverage"
+    FEATURE_NULL_RATE = "feature_null_rate"  # beyond the training data's
+    USER_CAP_SPLIT_RATE = "user_cap_split_rate"
+    GATE_ENTROPY = "gate_entropy"
+    DEDUP_RATIO = "dedup_ratio"
+
+
+LOWER_LIMITED = frozenset(
+    {OperationalMetric.FEATURE_COVERAGE, OperationalMetric.GATE_ENTROPY, OperationalMetric.DEDUP_RATIO}
+)  # of these, less is worse
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +107,12 @@ class ShadowPlan:
     min_conversions: int = 200  # matured clicks among the pairs
     ne_harm_margin: float = 0.005  # normalised entropy, candidate − stable on the same impressions
     ne_safe_margin: float = 0.01
-    max_psi: float = 0.25  # hold on score drift beyond it
+    max_psi: float | None = 0.25  # hold on score drift surely beyond these; None only tells
+    max_js: float | None = None  # Jensen–Shannon divergence, nats
+    max_wasserstein: float | None = None  # mean shift of the scores' logits
+    max_ks: float | None = None
+    max_mean_log_ratio: float | None = None  # |mean of log(candidate's score / stable's)|
+    min_rank_agreement: float | None = None  # Kendall's τ-b of the two scores of an impression
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +124,45 @@ class GuardrailPlan:
     harm_margin: float
     safe_margin: float
     window_seconds: float = HOUR  # attribution window: a label later than this never counts, in either arm
-    on_insufficient: OnMissing = OnMissing.HOLD
-    on_no_data: OnMissing = OnMissing.HOLD
+    on_insufficient: OnMissing = OnMissing.EXTEND
+    on_no_data: OnMissing = OnMissing.EXTEND
+    on_stale: OnMissing = OnMissing.EXTEND
+    on_error: OnMissing = OnMissing.EXTEND
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperationalPlan:
+    """One metric of the serving itself; `limit` is the least that is allowed of `LOWER_LIMITED`, else the most."""
+
+    metric: OperationalMetric
+    limit: float
+    role: Role = Role.GUARD
+    min_samples: int = 1_000  # requests, scores, … before it is judged
+    on_insufficient: OnMissing = OnMissing.EXTEND
+    on_no_data: OnMissing = OnMissing.EXTEND
+    on_stale: OnMissing = OnMissing.EXTEND
+    on_error: OnMissing = OnMissing.EXTEND
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExternalPlan:
+    """One number that another system holds; at least one of `at_most` and `at_least` is set.
+
+    `query` and `at_query` (which gives the sample's unix time) go to the deployment's metric source `source`.
+    """
+
+    name: str
+    source: str
+    query: str
+    at_query: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    role: Role = Role.HOLD
+    max_age_seconds: float = 10 * MINUTE
+    on_empty: OnMissing = OnMissing.EXTEND
+    on_nan: OnMissing = OnMissing.EXTEND
+    on_stale: OnMissing = OnMissing.EXTEND
+    on_failed: OnMissing = OnMissing.EXTEND
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +207,7 @@ class JudgePlan:
     max_cross_exposure: float = 0.005
     stale_intervals: int = 2
     novelty_days: int = 3
+    pre_period_days: int = 0  # days before the start whose sums explain variance away (CUPED); 0 is off
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +219,8 @@ class RolloutPlan:
     shadow: ShadowPlan = field(default_factory=ShadowPlan)
     guardrails: tuple[GuardrailPlan, ...]
     calibration: CalibrationPlan = field(default_factory=CalibrationPlan)
+    operational: tuple[OperationalPlan, ...] = ()
+    external: tuple[ExternalPlan, ...] = ()
     hard_stops: HardStops = field(default_factory=HardStops)
     judge: JudgePlan = field(default_factory=JudgePlan)
     check_seconds: float = 5 * MINUTE
@@ -154,15 +231,6 @@ class RolloutPlan:
     min_days_before_full: int = 7
     quarantine_on_rollback: bool = True
     revenue_cap: float = 1_000.0  # currency units per impression; frozen so that both arms are cut alike
-
-    @classmethod
-    def from_mapping(cls, mapping: object) -> "RolloutPlan":
-        """Read a plan; `InvalidPlan` names the key and the rule it breaks. Unknown keys are refused."""
-        return _read_plan(Reader(mapping))
-
-    def to_mapping(self) -> dict[str, object]:
-        """What `from_mapping` reads back to an equal plan, of JSON types only."""
-        return _write_plan(self)
 
     def guardrail(self, metric: Metric) -> GuardrailPlan | None:
         return next((guardrail for guardrail in self.guardrails if guardrail.metric is metric), None)
@@ -175,208 +243,3 @@ class RolloutPlan:
         for guardrail in self.guardrails:
             windows[LABEL_OF[guardrail.metric]] = round(guardrail.window_seconds * 1_000)
         return windows
-
-
-def _read_plan(reader: Reader) -> RolloutPlan:
-    plan = RolloutPlan(
-        name=reader.name("name"),
-        steps=tuple(_read_step(step) for step in reader.list_of("steps")),
-        shadow=_read_shadow(reader.section("shadow")),
-        guardrails=tuple(_read_guardrail(guardrail) for guardrail in reader.list_of("guardrails")),
-        calibration=_read_calibration(reader.section("calibration")),
-        hard_stops=_read_hard_stops(reader.section("hard_stops")),
-        judge=_read_judge(reader.section("judge")),
-        check_seconds=reader.duration("check_every", 5 * MINUTE),
-        lateness_seconds=reader.duration("lateness", 5 * MINUTE),
-        unwatched_seconds=reader.duration("unwatched", 15 * MINUTE),
-        max_stage_seconds=reader.duration("max_stage", 14 * DAY),
-        max_total_seconds=reader.duration("max_total", 30 * DAY),
-        min_days_before_full=reader.count("min_days_before_full", 7, least=0),
-        quarantine_on_rollback=reader.flag("quarantine_on_rollback", True),
-        revenue_cap=reader.number("revenue_cap", 1_000.0, above=0),
-    )
-    reader.refuse_unknown()
-    _check_steps(reader, plan.steps)
-    _check_guardrails(reader, plan.guardrails)
-    if plan.unwatched_seconds < 2 * plan.check_seconds:
-        reader.fail("unwatched", "must be at least twice check_every, or one late check sends the candidate home")
-    return plan
-
-
-def _check_steps(reader: Reader, steps: tuple[Step, ...]) -> None:
-    for index, (step, following) in enumerate(pairwise(steps)):
-        if following.share_bp <= step.share_bp:
-            reader.fail(f"steps[{index + 1}].share", "must be larger than the step before")
-    if steps[-1].share_bp != FULL_TRAFFIC_BP:
-        reader.fail(f"steps[{len(steps) - 1}].share", "the last step must be 100%")
-
-
-def _check_guardrails(reader: Reader, guardrails: tuple[GuardrailPlan, ...]) -> None:
-    seen: set[Metric] = set()
-    for index, guardrail in enumerate(guardrails):
-        if guardrail.metric in seen:
-            reader.fail(f"guardrails[{index}].metric", f"{guardrail.metric} is guarded twice")
-        seen.add(guardrail.metric)
-    if not any(guardrail.role is Role.GATE for guardrail in guardrails):
-        reader.fail("guardrails", "at least one must have the role 'gate', or nothing is ever shown safe")
-
-
-def _read_step(reader: Reader) -> Step:
-    step = Step(
-        share_bp=reader.share("share", least=1),
-        bake_seconds=reader.duration("bake", HOUR),
-        approvals=reader.count("approvals", 0, least=0),
-    )
-    reader.refuse_unknown()
-    return step
-
-
-def _read_shadow(reader: Reader) -> ShadowPlan:
-    shadow = ShadowPlan(
-        sample_bp=reader.share("sample", FULL_TRAFFIC_BP, least=1),
-        bake_seconds=reader.duration("bake", HOUR),
-        min_pairs=reader.count("min_pairs", 1_000, least=1),
-        min_conversions=reader.count("min_conversions", 200, least=1),
-        ne_harm_margin=reader.fraction("ne_harm_margin", 0.005),
-        ne_safe_margin=reader.fraction("ne_safe_margin", 0.01),
-        max_psi=reader.number("max_psi", 0.25, above=0),
-    )
-    if shadow.ne_harm_margin >= shadow.ne_safe_margin:
-        reader.fail("ne_harm_margin", "must be smaller than ne_safe_margin, or some effects never resolve")
-    reader.refuse_unknown()
-    return shadow
-
-
-def _read_guardrail(reader: Reader) -> GuardrailPlan:
-    metric = reader.choice("metric", Metric)
-    harm, safe = DEFAULT_MARGINS[metric]
-    guardrail = GuardrailPlan(
-        metric=metric,
-        role=reader.choice("role", Role, Role.GATE),
-        harm_margin=reader.fraction("harm_margin", harm),
-        safe_margin=reader.fraction("safe_margin", safe),
-        window_seconds=reader.duration("window", HOUR),
-        on_insufficient=reader.choice("on_insufficient", OnMissing, OnMissing.HOLD),
-        on_no_data=reader.choice("on_no_data", OnMissing, OnMissing.HOLD),
-    )
-    if guardrail.harm_margin >= guardrail.safe_margin:
-        reader.fail("harm_margin", "must be smaller than safe_margin, or some effects never resolve")
-    reader.refuse_unknown()
-    return guardrail
-
-
-def _read_calibration(reader: Reader) -> CalibrationPlan:
-    calibration = CalibrationPlan(
-        role=reader.choice("role", Role, Role.GATE),
-        epsilon=reader.fraction("epsilon", 0.02),
-        view_type_epsilon=reader.fraction("view_type_epsilon", 0.05),
-        band=reader.fraction("band", 0.05),
-        view_type_band=reader.fraction("view_type_band", 0.10),
-    )
-    if calibration.epsilon >= calibration.band:
-        reader.fail("epsilon", "must be smaller than band, or some errors never resolve")
-    if calibration.view_type_epsilon >= calibration.view_type_band:
-        reader.fail("view_type_epsilon", "must be smaller than view_type_band, or some errors never resolve")
-    reader.refuse_unknown()
-    return calibration
-
-
-def _read_hard_stops(reader: Reader) -> HardStops:
-    stops = HardStops(
-        max_error_rate=reader.fraction("max_error_rate", 0.01),
-        min_requests=reader.count("min_requests", 1_000, least=1),
-        max_bad_score_rate=reader.fraction("max_bad_score_rate", 0.001),
-        calibration_low=reader.number("calibration_low", 0.5, above=0),
-        calibration_high=reader.number("calibration_high", 2.0, above=1),
-        min_expected_clicks=reader.number("min_expected_clicks", 200.0, above=0),
-        idle_intervals=reader.count("idle_intervals", 2, least=1),
-    )
-    if stops.calibration_low >= 1:
-        reader.fail("calibration_low", "must be below 1")
-    reader.refuse_unknown()
-    return stops
-
-
-def _read_judge(reader: Reader) -> JudgePlan:
-    judge = JudgePlan(
-        alpha_rollback=reader.fraction("alpha_rollback", 0.05),
-        alpha_advance=reader.fraction("alpha_advance", 0.05),
-        loss_budget=reader.fraction("loss_budget", 0.005),
-        max_stage_margin=reader.fraction("max_stage_margin", 0.20),
-        taus=reader.numbers("taus", (0.03, 0.1, 0.4), above=0),
-        tau_weights=reader.numbers("tau_weights", (0.4, 0.4, 0.2), above=0),
-        min_buckets=reader.count("min_buckets", 30, least=30),
-        min_users=reader.count("min_users", 1_000, least=1),
-        min_conversions=reader.count("min_conversions", 100, least=1),
-        min_expected_conversions=reader.number("min_expected_conversions", 20.0, above=0),
-        sample_ratio_threshold=reader.number("sample_ratio_threshold", 1_000.0, above=1),
-        max_cross_exposure=reader.fraction("max_cross_exposure", 0.005),
-        stale_intervals=reader.count("stale_intervals", 2, least=1),
-        novelty_days=reader.count("novelty_days", 3, least=0),
-    )
-    if len(judge.taus) != len(judge.tau_weights):
-        reader.fail("tau_weights", f"must have one weight for each of the {len(judge.taus)} taus")
-    if abs(sum(judge.tau_weights) - 1) > 1e-9:
-        reader.fail("tau_weights", f"must sum to 1, not {sum(judge.tau_weights):g}")
-    reader.refuse_unknown()
-    return judge
-
-
-def _write_plan(plan: RolloutPlan) -> dict[str, object]:
-    return {
-        "name": plan.name,
-        "steps": [_write_step(step) for step in plan.steps],
-        "shadow": _write_shadow(plan.shadow),
-        "guardrails": [_write_guardrail(guardrail) for guardrail in plan.guardrails],
-        "calibration": _write_calibration(plan.calibration),
-        "hard_stops": asdict(plan.hard_stops),
-        "judge": _write_judge(plan.judge),
-        "check_every": _seconds(plan.check_seconds),
-        "lateness": _seconds(plan.lateness_seconds),
-        "unwatched": _seconds(plan.unwatched_seconds),
-        "max_stage": _seconds(plan.max_stage_seconds),
-        "max_total": _seconds(plan.max_total_seconds),
-        "min_days_before_full": plan.min_days_before_full,
-        "quarantine_on_rollback": plan.quarantine_on_rollback,
-        "revenue_cap": plan.revenue_cap,
-    }
-
-
-def _write_step(step: Step) -> dict[str, object]:
-    return {"share": f"{step.share_bp}bp", "bake": _seconds(step.bake_seconds), "approvals": step.approvals}
-
-
-def _write_shadow(shadow: ShadowPlan) -> dict[str, object]:
-    return {
-        "sample": f"{shadow.sample_bp}bp",
-        "bake": _seconds(shadow.bake_seconds),
-        "min_pairs": shadow.min_pairs,
-        "min_conversions": shadow.min_conversions,
-        "ne_harm_margin": shadow.ne_harm_margin,
-        "ne_safe_margin": shadow.ne_safe_margin,
-        "max_psi": shadow.max_psi,
-    }
-
-
-def _write_guardrail(guardrail: GuardrailPlan) -> dict[str, object]:
-    return {
-        "metric": guardrail.metric.value,
-        "role": guardrail.role.value,
-        "harm_margin": guardrail.harm_margin,
-        "safe_margin": guardrail.safe_margin,
-        "window": _seconds(guardrail.window_seconds),
-        "on_insufficient": guardrail.on_insufficient.value,
-        "on_no_data": guardrail.on_no_data.value,
-    }
-
-
-def _write_calibration(calibration: CalibrationPlan) -> dict[str, object]:
-    return {**asdict(calibration), "role": calibration.role.value}
-
-
-def _write_judge(judge: JudgePlan) -> dict[str, object]:
-    return {**asdict(judge), "taus": list(judge.taus), "tau_weights": list(judge.tau_weights)}
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds!r}s"

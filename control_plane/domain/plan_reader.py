@@ -15,6 +15,7 @@ UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([smhd])")
 SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|bp)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+MAX_TEXT = 4_000  # characters: a query is a few lines
 MAX_SECONDS = 3_650 * 86_400.0  # ten years: beyond any rollout, below any overflow
 
 
@@ -41,8 +42,11 @@ class Reader:
         value = self._value(key, {})
         return Reader({} if value is None else value, self._at(key))
 
-    def list_of(self, key: str) -> "list[Reader]":
-        value = self._value(key)
+    def list_of(self, key: str, default: tuple[()] | None = None) -> "list[Reader]":
+        """The entries of a list; without a default there must be one."""
+        value = self._value(key, default)
+        if default is not None and (value is None or value in ((), [])):
+            return []
         if not isinstance(value, list) or not value:
             self.fail(key, f"must be a list with at least one entry, not {_kind(value)}")
         return [Reader(entry, f"{self._at(key)}[{index}]") for index, entry in enumerate(value)]
@@ -51,6 +55,12 @@ class Reader:
         value = self._value(key)
         if not isinstance(value, str) or not NAME.fullmatch(value):
             self.fail(key, f"must be 1 to 100 letters, digits, spaces, '.', '_' or '-', not {value!r}")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str) or (default is None and not value.strip()) or len(value) > MAX_TEXT:
+            self.fail(key, f"must be text of 1 to {MAX_TEXT} characters, not {_kind(value)}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -65,8 +75,16 @@ class Reader:
             self.fail(key, f"must be a whole number of {least} or more, not {value!r}")
         return value
 
-    def number(self, key: str, default: float, *, above: float) -> float:
+    def number(self, key: str, default: float | None, *, above: float = -math.inf) -> float:
         return self._checked_number(key, self._value(key, default), above)
+
+    def optional_number(self, key: str, default: float | None, *, above: float = -math.inf) -> float | None:
+        """A number, or None where it is not there or null."""
+        if key not in self._mapping:
+            self._known.append(key)
+            return default
+        value = self._value(key)
+        return None if value is None else self._checked_number(key, value, above)
 
     def numbers(self, key: str, default: tuple[float, ...], *, above: float) -> tuple[float, ...]:
         value = self._value(key, list(default))

@@ -237,7 +237,7 @@ def _policy(look: Look, finding: Finding) -> OnMissing | None:
         return None
     guardrail = look.plan.guardrail(Metric(finding.metric)) if finding.metric in set(Metric) else None
     if guardrail is None:
-        return OnMissing.HOLD
+        return OnMissing.EXTEND
     return guardrail.on_no_data if finding.answer is Answer.NO_DATA else guardrail.on_insufficient
 
 
@@ -262,9 +262,10 @@ def _shadow_gap(look: Look, findings: Sequence[Finding]) -> _Ruling | None:
 
 
 def _drift(look: Look, drift: tuple[float, float] | None) -> _Ruling | None:
-    if drift is None or drift[1] <= look.plan.shadow.max_psi:
+    limit = look.plan.shadow.max_psi
+    if drift is None or limit is None or drift[1] <= limit:
         return None
-    bound = f"surely above {drift[1]:.2f}, the plan allows {look.plan.shadow.max_psi:g}"
+    bound = f"surely above {drift[1]:.2f}, the plan allows {limit:g}"
     return _Ruling.hold(Rule.DRIFT, f"the candidate's scores have moved from stable's: PSI {drift[0]:.2f}, {bound}")
 
 
@@ -274,7 +275,11 @@ def _insufficient(look: Look, findings: Sequence[Finding]) -> _Ruling | None:
     broken = [finding for finding in findings if finding.gates and finding.answer is Answer.ERROR]
     if broken:
         return _Ruling.hold(Rule.ERROR, wording.unproven(broken[0], look.moments.surface))
-    lacking = [finding for finding in findings if finding.gates and _policy(look, finding) is OnMissing.HOLD]
+    lacking = [
+        finding
+        for finding in findings
+        if finding.gates and _policy(look, finding) in (OnMissing.EXTEND, OnMissing.HOLD)
+    ]
     if lacking:
         return _waiting(look, lacking, Rule.INSUFFICIENT)
     users, wanted = look.moments.users_A[1], look.plan.judge.min_users

@@ -10,6 +10,7 @@ import numpy as np
 from control_plane.domain.errors import InvalidMoments
 from control_plane.domain.moments import Health, Moments, ServingCounts, Stratum
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Verdict
 from control_plane.guardrails.estimate import IntArray
@@ -33,7 +34,7 @@ class Inputs:
 def pack(plan: RolloutPlan, stage: Stage, moments: Moments, health: Health) -> bytes:
     header = json.dumps(
         {
-            "plan": plan.to_mapping(),
+            "plan": plan_to_mapping(plan),
             "stage": asdict(stage),
             "health": asdict(health),
             "moments": _scalars(moments),
@@ -113,7 +114,7 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntArray]) -> Inputs:
     }
     counts = {arm: ServingCounts(**health[arm]) for arm in ("stable", "candidate")}
     return Inputs(
-        plan=RolloutPlan.from_mapping(header["plan"]),
+        plan=plan_from_mapping(header["plan"]),
         stage=Stage(**{**stage, "phase": Phase(stage["phase"])}),
         moments=Moments(**fields),
         health=Health(**{**health, **counts}),

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
 from control_plane.registry.tables import RolloutRow
 
@@ -38,7 +39,7 @@ def insert(
         surface=surface,
         stable=stable,
         candidate=candidate,
-        plan=plan.to_mapping(),
+        plan=plan_to_mapping(plan),
         phase=Phase.PENDING.value,
         step=-1,
         created_at=now,
@@ -102,7 +103,7 @@ def rollout_of(row: RolloutRow) -> Rollout:
         surface=Surface(row.surface),
         stable=VersionId(row.stable),
         candidate=VersionId(row.candidate),
-        plan=RolloutPlan.from_mapping(row.plan),
+        plan=plan_from_mapping(row.plan),
         phase=Phase(row.phase),
         created_at=row.created_at,
         entered_at=row.entered_at,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.events import Label
-from control_plane.domain.plan import Metric, OnMissing, Role, RolloutPlan
+from control_plane.domain.plan import Metric, OnMissing, Role
+from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from tests.builders import a_plan, a_plan_mapping
 
 
@@ -41,7 +42,7 @@ def test_units_are_read() -> None:
 def test_a_plan_survives_json() -> None:
     plan = a_plan(check_every="1.5m", judge={"loss_budget": "2.5%"}, revenue_cap=12.25)
 
-    assert RolloutPlan.from_mapping(json.loads(json.dumps(plan.to_mapping()))) == plan
+    assert plan_from_mapping(json.loads(json.dumps(plan_to_mapping(plan)))) == plan
 
 
 def changed(value: Any) -> Any:
@@ -60,18 +61,38 @@ def changed(value: Any) -> Any:
         case tuple():
             return tuple(changed(entry) for entry in value)
         case _ if is_dataclass(value) and not isinstance(value, type):
-            kept = {"share_bp", "sample_bp", "metric", "tau_weights", "min_buckets", "name"}
+            kept = {
+                "share_bp",
+                "sample_bp",
+                "metric",
+                "tau_weights",
+                "min_buckets",
+                "name",
+                "source",
+                "query",
+                "at_query",
+            }
             names = [one.name for one in fields(value) if one.name not in kept]
             return replace(value, **{name: changed(getattr(value, name)) for name in names})
         case _:
             return value
 
 
+OPERATIONAL = {"metric": "latency_p99_ms", "limit": 40}
+EXTERNAL = {"name": "auction depth", "source": "prometheus", "query": "avg(depth)", "at_least": 3.5, "at_most": 9}
+
+
 def test_every_field_of_a_plan_survives_json() -> None:
-    plan = a_plan(guardrails=[{"metric": "ctr"}, {"metric": "hide_rate"}])
+    limits = dict.fromkeys(("max_js", "max_wasserstein", "max_ks", "max_mean_log_ratio", "min_rank_agreement"), 0.5)
+    plan = a_plan(
+        guardrails=[{"metric": "ctr"}, {"metric": "hide_rate"}],
+        shadow=limits,
+        operational=[OPERATIONAL],
+        external=[EXTERNAL],
+    )
     other = replace(changed(plan), guardrails=(plan.guardrails[0], changed(plan.guardrails[1])))
 
-    again = RolloutPlan.from_mapping(json.loads(json.dumps(other.to_mapping())))
+    again = plan_from_mapping(json.loads(json.dumps(plan_to_mapping(other))))
 
     assert again == other != plan
 
@@ -104,6 +125,17 @@ def test_every_field_of_a_plan_survives_json() -> None:
         ({"judge": {"taus": [0.1, 0.2]}}, "judge.tau_weights"),
         ({"judge": {"min_buckets": 10}}, "judge.min_buckets"),
         ({"judge": {"alpha_rollback": 0}}, "judge.alpha_rollback"),
+        ({"judge": {"pre_period_days": 400}}, "judge.pre_period_days"),
+        ({"shadow": {"max_ks": -1}}, "shadow.max_ks"),
+        ({"operational": [{**OPERATIONAL, "metric": "speed"}]}, "operational[0].metric"),
+        ({"operational": [{"metric": "latency_p99_ms"}]}, "operational[0].limit"),
+        ({"operational": [{"metric": "error_rate", "limit": 5}]}, "operational[0].limit"),
+        ({"operational": [OPERATIONAL, OPERATIONAL]}, "operational[1].metric"),
+        ({"external": [{**EXTERNAL, "at_least": 10}]}, "external[0].at_least"),
+        ({"external": [{"name": "depth", "source": "prometheus", "query": "depth"}]}, "external[0].at_most"),
+        ({"external": [{**EXTERNAL, "query": " "}]}, "external[0].query"),
+        ({"external": [EXTERNAL, EXTERNAL]}, "external[1].name"),
+        ({"external": [{**EXTERNAL, "on_empty": "pass"}]}, "external[0].on_empty"),
         ({"check_every": "10m", "unwatched": "10m"}, "unwatched"),
         ({"quarantine_on_rollback": "yes"}, "quarantine_on_rollback"),
         ({"max_total": "99999d"}, "max_total"),
@@ -123,7 +155,7 @@ def test_a_missing_key_is_named(missing: str) -> None:
     del mapping[missing]
 
     with pytest.raises(InvalidPlan, match=f"{missing}: is missing"):
-        RolloutPlan.from_mapping(mapping)
+        plan_from_mapping(mapping)
 
 
 JSON_VALUES = st.recursive(

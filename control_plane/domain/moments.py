@@ -5,9 +5,10 @@ B score bins, R reliability measures. Everything is int64, fractions in fixed po
 same bits in whatever order they were added.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from control_plane.domain.events import Label
 from control_plane.domain.model_version import Surface, VersionId
@@ -136,14 +137,45 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServingCounts:
-    """What runtimes counted for one version since the rollout started."""
+    """What runtimes counted for one version since the rollout started.
 
-    requests: int = 0
+    A call is one batch that a version was asked to score. What goes wrong in a call goes wrong for its users
+    together, so evidence is counted in calls: `…_shares` add up, over calls, the share of a call's users (or
+    scores) concerned. Shares, entropies and null rates are ×`FIXED_POINT`.
+
+    `batches` up to `users_encoded` are of calls that answered users: the shadow's batches have another shape, one
+    row a user. Gates and features are looked at in a sample of all calls.
+    """
+
+    requests: int = 0  # users
     errors: int = 0
     timeouts: int = 0
     scores: int = 0
     bad_scores: int = 0  # NaN, infinite or outside [0, 1]
     distinct_scores: int = 0  # at most what the runtime tracks; 1 on many scores is a constant model
+    calls: int = 0
+    error_shares: int = 0
+    timeout_shares: int = 0
+    bad_score_shares: int = 0
+    batches: int = 0
+    latency_bins: tuple[int, ...] = ()  # of batches, see `latency.LATENCY_BOUNDS_MS`
+    latency_us: int = 0
+    split_batches: int = 0  # that the cap on unique users cut
+    rows: int = 0
+    users_encoded: int = 0
+    gate_samples: int = 0
+    gate_entropy: int = 0  # Σ over samples of the mean over rows and tasks; 1 is all experts alike
+    feature_samples: int = 0
+    feature_nulls: int = 0  # Σ over samples of the mean over features of the share that is null
+    feature_nulls_expected: int = 0  # the same as training had it
+    features: int = 0  # whose null rate training knows; with the next the latest told, not a sum
+    features_lost: int = 0  # of them, null far more often lately than in training
+
+    @classmethod
+    def from_mapping(cls, value: Mapping[str, Any]) -> "ServingCounts":
+        """Read what `asdict` or JSON made of one: what an older runtime did not count is 0."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        return cls(**{**known, "latency_bins": tuple(known.get("latency_bins", ()))})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

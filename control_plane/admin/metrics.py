@@ -216,7 +216,7 @@ def _points(finding: Finding, earlier: Sequence[tuple[int, Verdict]]) -> list[Ef
 
 
 def _bins(moments: Moments, arm: Arm) -> list[BinRow]:
-    rows = moments.reliability_GABR[moments.segments.index(WHOLE_SURFACE), arm].tolist()
+    rows = moments.reliability_GACBR[moments.segments.index(WHOLE_SURFACE), arm].sum(axis=0).tolist()
     return [
         BinRow(
             arm=arm.name.lower(),

@@ -1,8 +1,8 @@
 """Sums over the event log: all that the judge ever sees of users.
 
-Letters of the shapes: G segments, S strata, A arms (2), K user buckets, M measures, P pair measures,
-B score bins, R reliability measures. Everything is int64, fractions in fixed point, so that sums are the
-same bits in whatever order they were added.
+Letters of the shapes: G segments, S strata, A arms (2), K user buckets, C coarse buckets, M measures, P pair
+measures, B score bins, R reliability measures. Everything is an integer, fractions in fixed point, so that sums
+are the same bits in whatever order they were added.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     IntArray = NDArray[np.int64]
+    CountArray = NDArray[np.int32]
 
 WHOLE_SURFACE = "*"  # the first segment always; the others are the surface's view types
 FIXED_POINT = 1_000_000  # one unit of a score, loss or value is a million of its fixed-point units
 NUM_SCORE_BINS = 32
 SCORE_BIN_LOGIT_MIN = -10.0  # bin b holds logits in [min + b·width, min + (b+1)·width), ends open
 SCORE_BIN_LOGIT_WIDTH = 0.5
+NUM_COARSE_BUCKETS = 32  # neighbouring user buckets merged, for sums too many to keep per bucket
+MAX_COUNT = 2**31 - 1  # of a cell: a bucket's day with two billion impressions is a bug
 
 
 class Measure(IntEnum):
-    """Sums over exposures per segment × stratum × arm × bucket.
+    """Sums over exposures per segment × stratum × arm × bucket: counts first, then values in fixed point.
 
     `MATURED_x` counts impressions at least as old as label x's attribution window; `x` counts those of
-    them on which the label came within it. The scores and losses are of the click label, over
-    MATURED_CLICK impressions, ×`FIXED_POINT`; revenue is the value of matured revenue, winsorised, ×`FIXED_POINT`.
+    them on which the label came within it. The score is of the click label, over MATURED_CLICK impressions;
+    revenue is the value of matured revenue, winsorised.
     """
 
     IMPRESSIONS = 0
@@ -44,8 +47,9 @@ class Measure(IntEnum):
     MATURED_REVENUE = 7
     REVENUE = 8
     SCORE = 9
-    SCORE_SQUARED = 10
-    LOG_LOSS = 11  # nats
+
+
+NUM_COUNTS = 8  # measures below it count impressions; the others are in fixed point
 
 
 class PairMeasure(IntEnum):
@@ -68,7 +72,7 @@ class PairMeasure(IntEnum):
 
 
 class ReliabilityMeasure(IntEnum):
-    """Sums over click-matured exposures per segment × arm × score bin."""
+    """Sums over click-matured impressions per segment × arm × coarse bucket × score bin."""
 
     IMPRESSIONS = 0
     SCORE = 1  # ×FIXED_POINT
@@ -105,10 +109,15 @@ class Moments:
     Attributes:
         segments: G names, `WHOLE_SURFACE` first.
         strata: S strata, ascending by day, then generation.
-        sums_GSAKM: see `Measure`; arms by `Arm`.
+        counts_MGSAK: the counts among `Measure`, int32; arms by `Arm`.
+        values_MGSAK: the fixed-point ones, int64, from `NUM_COUNTS` on.
         pairs_GKP: see `PairMeasure`; the candidate's shadow scores against the stable's own.
         score_bins_GAKB: shadow pairs by bin of each version's score, for drift.
-        reliability_GABR: see `ReliabilityMeasure`.
+        score_pairs_CBB: the surface's shadow pairs by bin of stable's score × bin of the candidate's.
+        reliability_GACBR: see `ReliabilityMeasure`, of what each arm served.
+        shadow_reliability_GACBR: the same of the shadow pairs, each version by its own scores.
+        before_MGAK: sums of the days before the start by `Measure`, users by the arm that the present split gives
+            them; None where the plan does not ask.
         first_exposures_SA: users by the stratum and arm of their first exposure in this rollout.
         users_A: distinct users seen in each arm.
         cross_exposed_users: users seen in both arms within one generation.
@@ -123,16 +132,28 @@ class Moments:
     candidate: VersionId
     segments: tuple[str, ...]
     strata: tuple[Stratum, ...]
-    sums_GSAKM: "IntArray"
+    counts_MGSAK: "CountArray"
+    values_MGSAK: "IntArray"
     pairs_GKP: "IntArray"
-    score_bins_GAKB: "IntArray"
-    reliability_GABR: "IntArray"
+    score_bins_GAKB: "CountArray"
+    score_pairs_CBB: "CountArray"
+    reliability_GACBR: "IntArray"
+    shadow_reliability_GACBR: "IntArray"
     first_exposures_SA: "IntArray"
     users_A: tuple[int, int]
     cross_exposed_users: int
     as_of_ms: int
     newest_event_ms: int | None
     candidate_newest_ms: int | None
+    before_MGAK: "IntArray | None" = None
+
+    def sums_of(self, measure: Measure) -> "IntArray":
+        """One measure, (G, S, A, K), int64."""
+        is_count = measure < NUM_COUNTS
+        sums: IntArray = (
+            self.counts_MGSAK[measure].astype("int64") if is_count else self.values_MGSAK[measure - NUM_COUNTS]
+        )
+        return sums
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

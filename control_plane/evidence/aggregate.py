@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import duckdb
 import numpy as np
 
-from control_plane.domain.errors import LogUnavailable
+from control_plane.domain.errors import InvalidMoments, LogUnavailable
 from control_plane.domain.events import Label
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.moments import (
+    MAX_COUNT,
+    NUM_COARSE_BUCKETS,
+    NUM_COUNTS,
     NUM_SCORE_BINS,
     WHOLE_SURFACE,
     Measure,
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
     IntArray = NDArray[np.int64]
 
+BINS_SHAPE = (len(Arm), NUM_BUCKETS, NUM_SCORE_BINS, 1)
+SCORE_PAIRS_SHAPE = (NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS, 1)
+RELIABILITY_SHAPE = (len(Arm), NUM_COARSE_BUCKETS, NUM_SCORE_BINS, len(ReliabilityMeasure))
 ATTEMPTS = 3  # a reader slower than the log's sweep looks again at what is there now
 
 
@@ -107,6 +113,13 @@ def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
     return assembly.moments()
 
 
+def _counts(field: str, counts: "IntArray") -> "NDArray[np.int32]":
+    """Narrowed; a count too large to be one is refused, not wrapped."""
+    if counts.size and int(counts.max()) > MAX_COUNT:
+        raise InvalidMoments(field, f"a cell counts more than {MAX_COUNT} impressions")
+    return np.ascontiguousarray(counts, dtype=np.int32)
+
+
 class _Assembly:
     """Sums of disjoint user shards in; dense arrays out."""
 
@@ -128,6 +141,7 @@ class _Assembly:
     def moments(self) -> Moments:
         query, sums = self._query, add_up(self._shards)
         strata = self._strata(sums)
+        sums_MGSAK = np.moveaxis(self._sums(sums, strata), -1, 0)
         newest_ms, candidate_newest_ms = (int(value) for value in sums.newest_ms)
         return Moments(
             surface=query.surface,
@@ -135,11 +149,16 @@ class _Assembly:
             candidate=query.candidate,
             segments=(WHOLE_SURFACE, *query.view_types),
             strata=strata,
-            sums_GSAKM=self._sums(sums, strata),
+            counts_MGSAK=_counts("counts_MGSAK", sums_MGSAK[:NUM_COUNTS]),
+            values_MGSAK=np.ascontiguousarray(sums_MGSAK[NUM_COUNTS:]),
             pairs_GKP=self._dense(sums.pair_keys, sums.pairs, (NUM_BUCKETS, len(PairMeasure))),
-            score_bins_GAKB=self._dense(sums.bin_keys, sums.bins, (len(Arm), NUM_BUCKETS, NUM_SCORE_BINS, 1))[..., 0],
-            reliability_GABR=self._dense(
-                sums.reliability_keys, sums.reliability, (len(Arm), NUM_SCORE_BINS, len(ReliabilityMeasure))
+            score_bins_GAKB=_counts("score_bins_GAKB", self._dense(sums.bin_keys, sums.bins, BINS_SHAPE)[..., 0]),
+            score_pairs_CBB=_counts(
+                "score_pairs_CBB", self._dense(sums.score_pair_keys, sums.score_pairs, SCORE_PAIRS_SHAPE)[0, ..., 0]
+            ),
+            reliability_GACBR=self._dense(sums.reliability_keys, sums.reliability, RELIABILITY_SHAPE),
+            shadow_reliability_GACBR=self._dense(
+                sums.shadow_reliability_keys, sums.shadow_reliability, RELIABILITY_SHAPE
             ),
             first_exposures_SA=np.array(
                 [[self._first[stratum.day, stratum.generation, arm] for arm in Arm] for stratum in strata], np.int64

@@ -12,16 +12,23 @@ import duckdb
 import numpy as np
 
 from control_plane.domain.events import HOME_ARM, EventKind
-from control_plane.domain.moments import FIXED_POINT, NUM_SCORE_BINS, SCORE_BIN_LOGIT_MIN, SCORE_BIN_LOGIT_WIDTH
+from control_plane.domain.moments import (
+    FIXED_POINT,
+    NUM_COARSE_BUCKETS,
+    NUM_SCORE_BINS,
+    SCORE_BIN_LOGIT_MIN,
+    SCORE_BIN_LOGIT_WIDTH,
+)
+from control_plane.domain.split import NUM_BUCKETS
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
-from control_plane.evidence.sums import NONE_YET_MS, Sums, add_up
+from control_plane.evidence.sums import KEYED, NONE_YET_MS, Sums, add_up
 from control_plane.evidence.users import NEVER_MS, UserRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_VERSION = 3  # raise it when sums mean or store something else: those that older code stored are then not read
+SUMS_VERSION = 4  # raise it when sums mean or store something else: those that older code stored are then not read
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
@@ -46,6 +53,7 @@ CREATE MACRO fixed(x) AS CAST(round(x * {FIXED_POINT}) AS BIGINT);
 CREATE MACRO clipped(score) AS least(greatest(score, {SCORE_FLOOR!r}), 1 - {SCORE_FLOOR!r});
 CREATE MACRO log_loss(p, click) AS fixed(-ln(CASE WHEN click THEN p ELSE 1 - p END));
 CREATE MACRO brier(score, click) AS fixed((score - click::INTEGER) * (score - click::INTEGER));
+CREATE MACRO coarse(bucket) AS bucket // {NUM_BUCKETS // NUM_COARSE_BUCKETS};
 CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
     floor((ln(p / (1 - p)) - {SCORE_BIN_LOGIT_MIN}) / {SCORE_BIN_LOGIT_WIDTH}))::INTEGER);
 """
@@ -101,14 +109,13 @@ SELECT day, generation, view_type, arm, bucket,
     count(*) FILTER (matured_hide AND hide) AS hides,
     count(*) FILTER (matured_revenue) AS matured_revenue,
     coalesce(sum(revenue) FILTER (matured_revenue), 0) AS revenue,
-    coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score,
-    coalesce(sum(fixed(score * score)) FILTER (matured_click), 0) AS score_squared,
-    coalesce(sum(log_loss(p, click)) FILTER (matured_click), 0) AS log_loss
+    coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score
 FROM labelled GROUP BY ALL
 """
 
 RELIABILITY = """
-SELECT generation, view_type, arm, score_bin(p) AS bin, count(*), sum(fixed(score)), count(*) FILTER (click)
+SELECT generation, view_type, arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
+    count(*), sum(fixed(score)), count(*) FILTER (click)
 FROM labelled WHERE matured_click GROUP BY ALL
 """
 
@@ -147,11 +154,36 @@ UNION ALL
 SELECT generation, view_type, 1 AS arm, bucket, score_bin(candidate_p) AS bin, count(*) FROM paired GROUP BY ALL
 """
 
+SCORE_PAIRS = """
+SELECT generation, 0 AS view_type, coarse(bucket) AS coarse,
+    score_bin(p) AS stable_bin, score_bin(candidate_p) AS candidate_bin, count(*)
+FROM paired GROUP BY ALL
+"""
+
+SHADOW_RELIABILITY = """
+SELECT generation, view_type, 0 AS arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
+    count(*), sum(fixed(score)), count(*) FILTER (click)
+FROM paired WHERE matured_click GROUP BY ALL
+UNION ALL
+SELECT generation, view_type, 1 AS arm, coarse(bucket) AS coarse, score_bin(candidate_p) AS bin,
+    count(*), sum(fixed(candidate_score)), count(*) FILTER (click)
+FROM paired WHERE matured_click GROUP BY ALL
+"""
+
 NEWEST = """
 SELECT max(served_at_ms), max(served_at_ms) FILTER (version_id = $candidate OR at_home),
     (SELECT max(served_at_ms) FROM shadowed)
 FROM shown
 """
+
+TABLES = {  # by the name of their keys in `Sums`; how many leading columns are keys
+    "cell_keys": (CELLS, 5),
+    "pair_keys": (PAIRS, 3),
+    "bin_keys": (BINS, 5),
+    "score_pair_keys": (SCORE_PAIRS, 5),
+    "reliability_keys": (RELIABILITY, 5),
+    "shadow_reliability_keys": (SHADOW_RELIABILITY, 5),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,22 +244,10 @@ class PartitionQuery:
         self._run(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
         self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
         self._run(PAIRED)
-        cell_keys, cells = self._table(CELLS, keys=5)
-        pair_keys, pairs = self._table(PAIRS, keys=3)
-        bin_keys, bins = self._table(BINS, keys=5)
-        reliability_keys, reliability = self._table(RELIABILITY, keys=4)
-        sums = Sums(
-            cell_keys=cell_keys,
-            cells=cells,
-            pair_keys=pair_keys,
-            pairs=pairs,
-            bin_keys=bin_keys,
-            bins=bins,
-            reliability_keys=reliability_keys,
-            reliability=reliability,
-            newest_ms=self._newest(),
-        )
-        return add_up([sums]), self._users()
+        columns: dict[str, NDArray[np.int64]] = {}
+        for keys, (sql, num_keys) in TABLES.items():
+            columns[keys], columns[KEYED[keys]] = self._table(sql, keys=num_keys)
+        return add_up([Sums(**columns, newest_ms=self._newest())]), self._users()
 
     def _once(self, kind: EventKind, files: Sequence[str]) -> str:
         """A relation in which each event of these files is there once."""

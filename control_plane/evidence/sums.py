@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     IntArray = NDArray[np.int64]
 
+KEYED = {  # columns of keys to the columns that add up under them
+    "cell_keys": "cells",
+    "pair_keys": "pairs",
+    "bin_keys": "bins",
+    "score_pair_keys": "score_pairs",
+    "reliability_keys": "reliability",
+    "shadow_reliability_keys": "shadow_reliability",
+}
 NONE_YET_MS = np.iinfo(np.int64).min
 
 
@@ -27,7 +35,10 @@ class Sums:
         cell_keys: (day, generation, view type, arm, bucket); `cells` are `Measure`s.
         pair_keys: (generation, view type, bucket); `pairs` are `PairMeasure`s.
         bin_keys: (generation, view type, arm, bucket, score bin); `bins` are counts, shape (n, 1).
-        reliability_keys: (generation, view type, arm, score bin); `reliability` are `ReliabilityMeasure`s.
+        score_pair_keys: (generation, 0, coarse bucket, stable's bin, candidate's bin); `score_pairs` are counts.
+        reliability_keys: (generation, view type, arm, coarse bucket, score bin); `reliability` are
+            `ReliabilityMeasure`s.
+        shadow_reliability_keys: the same of the pairs.
         newest_ms: latest exposure of the surface, latest sign of the candidate; `NONE_YET_MS` if none.
     """
 
@@ -37,8 +48,12 @@ class Sums:
     pairs: "IntArray"
     bin_keys: "IntArray"
     bins: "IntArray"
+    score_pair_keys: "IntArray"
+    score_pairs: "IntArray"
     reliability_keys: "IntArray"
     reliability: "IntArray"
+    shadow_reliability_keys: "IntArray"
+    shadow_reliability: "IntArray"
     newest_ms: "IntArray"
 
     def to_arrays(self) -> "dict[str, NDArray[np.generic]]":
@@ -57,29 +72,23 @@ def no_sums() -> Sums:
         pairs=np.zeros((0, len(PairMeasure)), np.int64),
         bin_keys=np.zeros((0, 5), np.int64),
         bins=np.zeros((0, 1), np.int64),
-        reliability_keys=np.zeros((0, 4), np.int64),
+        score_pair_keys=np.zeros((0, 5), np.int64),
+        score_pairs=np.zeros((0, 1), np.int64),
+        reliability_keys=np.zeros((0, 5), np.int64),
         reliability=np.zeros((0, len(ReliabilityMeasure)), np.int64),
+        shadow_reliability_keys=np.zeros((0, 5), np.int64),
+        shadow_reliability=np.zeros((0, len(ReliabilityMeasure)), np.int64),
         newest_ms=np.full(2, NONE_YET_MS, np.int64),
     )
 
 
 def add_up(parts: Sequence[Sums]) -> Sums:
     """The sums over all parts; the same bits in whatever order and grouping the parts come."""
-    cell_keys, cells = _grouped([(part.cell_keys, part.cells) for part in parts])
-    pair_keys, pairs = _grouped([(part.pair_keys, part.pairs) for part in parts])
-    bin_keys, bins = _grouped([(part.bin_keys, part.bins) for part in parts])
-    reliability_keys, reliability = _grouped([(part.reliability_keys, part.reliability) for part in parts])
-    return Sums(
-        cell_keys=cell_keys,
-        cells=cells,
-        pair_keys=pair_keys,
-        pairs=pairs,
-        bin_keys=bin_keys,
-        bins=bins,
-        reliability_keys=reliability_keys,
-        reliability=reliability,
-        newest_ms=np.max([part.newest_ms for part in parts], axis=0),
-    )
+    grouped: dict[str, IntArray] = {}
+    for keys, values in KEYED.items():
+        pairs = [(getattr(part, keys), getattr(part, values)) for part in parts]
+        grouped[keys], grouped[values] = _grouped(pairs)
+    return Sums(**grouped, newest_ms=np.max([part.newest_ms for part in parts], axis=0))
 
 
 def _grouped(parts: "Sequence[tuple[IntArray, IntArray]]") -> "tuple[IntArray, IntArray]":

@@ -80,21 +80,21 @@ def conversion_of(metric: Metric) -> Measure:
 def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> list[Conversions]:
     """Per segment; `ratios` are the guardrail's over all strata."""
     label, counted = LABEL_OF[guardrail.metric], conversion_of(guardrail.metric)
-    sums_GSAKM = look.moments.sums_GSAKM
     is_revenue = guardrail.metric is Metric.REVENUE_PER_IMPRESSION
-    shared_GSAM = np.where(ratios.overlap_HS[:, :, None, None] > 0, sums_GSAKM.sum(axis=3), 0)
-    conversions_GSA = shared_GSAM[..., counted]
-    value_GA = shared_GSAM[..., NUMERATOR_OF[label]].sum(axis=1) / (FIXED_POINT if is_revenue else 1)
+    shared_MGSA = np.where(ratios.overlap_HS[:, :, None] > 0, look.totals_MGSA, 0)
+    conversions_GSA = shared_MGSA[counted]
+    value_GA = shared_MGSA[NUMERATOR_OF[label]].sum(axis=1) / (FIXED_POINT if is_revenue else 1)
     in_stage_GA = conversions_GSA[:, look.in_present_stage].sum(axis=1)
     overlap_G = ratios.overlap_HS.sum(axis=1)
     stage_part_G = divide(ratios.overlap_HS[:, look.in_present_stage].sum(axis=1), overlap_G)
-    expected_G = _expected_clicks(shared_GSAM) if is_revenue else ratios.expected_H
-    payers_GA = effective_count(sums_GSAKM[..., Measure.REVENUE].sum(axis=1))
-    payers_GA = payers_GA if is_revenue else np.full(payers_GA.shape, np.inf)
+    expected_G = _expected_clicks(shared_MGSA) if is_revenue else ratios.expected_H
+    payers_GA = np.full(value_GA.shape, np.inf)
+    if is_revenue:
+        payers_GA = effective_count(look.moments.sums_of(Measure.REVENUE).sum(axis=1))
     return [
         Conversions(
             name=CONVERSION_NAMES[guardrail.metric],
-            matured=_pair(shared_GSAM[index, :, :, MATURED_OF[label]].sum(axis=0)),
+            matured=_pair(shared_MGSA[MATURED_OF[label], index].sum(axis=0)),
             conversions=_pair(conversions_GSA[index].sum(axis=0)),
             in_stage=_pair(in_stage_GA[index]),
             value=(float(value_GA[index, 0]), float(value_GA[index, 1])),
@@ -107,10 +107,10 @@ def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> l
     ]
 
 
-def _expected_clicks(shared_GSAM: IntArray) -> FloatArray:
-    shared = shared_GSAM.astype(np.float64)
-    rate_GS = divide(shared[:, :, Arm.STABLE, Measure.CLICK], shared[:, :, Arm.STABLE, Measure.MATURED_CLICK])
-    return np.asarray((rate_GS * shared[:, :, Arm.CANDIDATE, Measure.MATURED_CLICK]).sum(axis=1))
+def _expected_clicks(shared_MGSA: IntArray) -> FloatArray:
+    shared = shared_MGSA.astype(np.float64)
+    rate_GS = divide(shared[Measure.CLICK, :, :, Arm.STABLE], shared[Measure.MATURED_CLICK, :, :, Arm.STABLE])
+    return np.asarray((rate_GS * shared[Measure.MATURED_CLICK, :, :, Arm.CANDIDATE]).sum(axis=1))
 
 
 def _pair(count_A: IntArray) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Met
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
-from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, LogRatios, log_ratios
+from control_plane.guardrails.estimate import BoolArray, FloatArray, LogRatios, log_ratios
 from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
 
@@ -33,9 +33,12 @@ def engagement_findings(look: Look) -> Iterator[Finding]:
 def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | None = None) -> LogRatios:
     """The metric's log ratios per segment, over all strata or some."""
     label = LABEL_OF[guardrail.metric]
-    sums_GSAKM = look.moments.sums_GSAKM if strata is None else look.moments.sums_GSAKM[:, strata]
-    numerator_HSAK, denominator_HSAK = sums_GSAKM[..., NUMERATOR_OF[label]], sums_GSAKM[..., MATURED_OF[label]]
-    return log_ratios(numerator_HSAK, denominator_HSAK, _conversion_size(guardrail, sums_GSAKM))
+    numerator_HSAK, denominator_HSAK = (
+        look.moments.sums_of(measure) for measure in (NUMERATOR_OF[label], MATURED_OF[label])
+    )
+    if strata is not None:
+        numerator_HSAK, denominator_HSAK = numerator_HSAK[:, strata], denominator_HSAK[:, strata]
+    return log_ratios(numerator_HSAK, denominator_HSAK, _conversion_size(look, guardrail))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +133,9 @@ def _seconds(look: Look, guardrail: GuardrailPlan, test: _Test, counts: Conversi
     return look.seconds_until(is_safe, test.se, counts.stage_part)
 
 
-def _conversion_size(guardrail: GuardrailPlan, sums_GSAKM: IntArray) -> FloatArray:
+def _conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
     """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
     if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
-        return np.ones(len(sums_GSAKM))
-    totals_GM = sums_GSAKM.sum(axis=(1, 2, 3)).astype(np.float64)
-    return np.asarray(totals_GM[:, Measure.REVENUE] / np.maximum(totals_GM[:, Measure.CLICK], 1.0))
+        return np.ones(len(look.moments.segments))
+    totals_MG = look.totals_MGSA.sum(axis=(2, 3)).astype(np.float64)
+    return np.asarray(totals_MG[Measure.REVENUE] / np.maximum(totals_MG[Measure.CLICK], 1.0))

@@ -46,7 +46,7 @@ def shadow_calibration_stop(look: Look) -> Iterator[HardStop]:
 
 
 def served_calibration_stop(look: Look) -> Iterator[HardStop]:
-    sums_M = look.moments.sums_GSAKM[0, :, Arm.CANDIDATE].sum(axis=(0, 1)).tolist()
+    sums_M = look.totals_MGSA[:, 0, :, Arm.CANDIDATE].sum(axis=1).tolist()
     yield from _calibration_stop(look.plan.hard_stops, sums_M[Measure.SCORE] / FIXED_POINT, sums_M[Measure.CLICK])
 
 
@@ -59,7 +59,7 @@ def idle_stop(look: Look) -> Iterator[HardStop]:
     if not stage.share_bp or idle_seconds <= patience or is_feed_stale(look):
         return
     share = stage.share_bp / FULL_TRAFFIC_BP
-    impressions = int(moments.sums_GSAKM[0, look.in_present_stage, :, :, Measure.IMPRESSIONS].sum())
+    impressions = int(look.in_stage_MGA[Measure.IMPRESSIONS, 0].sum())
     missed = impressions * share * idle_seconds / max(look.seconds_in_stage, 1.0)
     if missed >= MIN_EXPECTED_IDLE:
         reason = (
@@ -105,4 +105,4 @@ def _calibration_stop(stops: HardStops, predicted: float, observed: float) -> It
 
 
 def _in_stage(look: Look, measure: Measure) -> int:
-    return int(look.moments.sums_GSAKM[0, look.in_present_stage, Arm.CANDIDATE, :, measure].sum())
+    return int(look.in_stage_MGA[measure, 0, Arm.CANDIDATE])

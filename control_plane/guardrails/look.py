@@ -10,7 +10,7 @@ from control_plane.domain.moments import Measure, Moments
 from control_plane.domain.plan import GuardrailPlan, Role, RolloutPlan
 from control_plane.domain.rollout import Stage
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
-from control_plane.guardrails.estimate import BoolArray, FloatArray, divide
+from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, divide
 
 LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
 WAITS_W = np.geomspace(1.0, LONGEST_WAIT_SECONDS, 500)  # 4 % apart: finer than any rate is known
@@ -41,11 +41,22 @@ class Look:
     def weights(self) -> "Weights":
         return weights_of(self.plan, num_view_types=len(self.moments.segments) - 1)
 
+    @cached_property
+    def totals_MGSA(self) -> IntArray:
+        """Every measure over all user buckets."""
+        counts_MGSA = self.moments.counts_MGSAK.sum(axis=-1, dtype=np.int64)
+        return np.concatenate([counts_MGSA, self.moments.values_MGSAK.sum(axis=-1)])
+
+    @cached_property
+    def in_stage_MGA(self) -> IntArray:
+        """Every measure over the strata of the present stage."""
+        return np.asarray(self.totals_MGSA[:, :, self.in_present_stage].sum(axis=2))
+
     def expected_by_end(self, measure: Measure, matured: Measure) -> FloatArray:
         """Conversions that the candidate would have by the stage's longest duration at stable's rates."""
-        sums_GAM = self.moments.sums_GSAKM.sum(axis=(1, 3)).astype(np.float64)
-        stable_G, candidate_G = sums_GAM[:, Arm.STABLE, matured], sums_GAM[:, Arm.CANDIDATE, matured]
-        rate_G = divide(sums_GAM[:, Arm.STABLE, measure], stable_G)
+        sums_MGA = self.totals_MGSA[[measure, matured]].sum(axis=2).astype(np.float64)
+        stable_G, candidate_G = sums_MGA[1, :, Arm.STABLE], sums_MGA[1, :, Arm.CANDIDATE]
+        rate_G = divide(sums_MGA[0, :, Arm.STABLE], stable_G)
         pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
         left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
         coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP
@@ -63,7 +74,7 @@ class Look:
 
     def traffic_share(self, matured: Measure) -> FloatArray:
         """Each segment's part of the surface's matured impressions, 1 where there are none yet."""
-        impressions_G = self.moments.sums_GSAKM[..., matured].sum(axis=(1, 2, 3)).astype(np.float64)
+        impressions_G = self.totals_MGSA[matured].sum(axis=(1, 2)).astype(np.float64)
         return np.where(impressions_G > 0, impressions_G / max(impressions_G[0], 1.0), 1.0)
 
     def margin(self, guardrail: GuardrailPlan, segment_share: float) -> float:

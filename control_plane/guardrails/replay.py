@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from control_plane.domain.errors import InvalidMoments
 from control_plane.domain.moments import Health, Moments, ServingCounts, Stratum
@@ -13,11 +14,22 @@ from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Verdict
-from control_plane.guardrails.estimate import IntArray
 from control_plane.guardrails.judge import judge
 
-MAGIC = b"surefoot-inputs/1\n"
-ARRAYS = ("sums_GSAKM", "pairs_GKP", "score_bins_GAKB", "reliability_GABR", "first_exposures_SA")
+IntegerArray = NDArray[np.signedinteger]
+
+MAGIC = b"surefoot-inputs/2\n"
+ARRAYS: dict[str, np.dtype[np.signedinteger]] = {
+    "counts_MGSAK": np.dtype("<i4"),
+    "values_MGSAK": np.dtype("<i8"),
+    "pairs_GKP": np.dtype("<i8"),
+    "score_bins_GAKB": np.dtype("<i4"),
+    "score_pairs_CBB": np.dtype("<i4"),
+    "reliability_GACBR": np.dtype("<i8"),
+    "shadow_reliability_GACBR": np.dtype("<i8"),
+    "first_exposures_SA": np.dtype("<i8"),
+    "before_MGAK": np.dtype("<i8"),
+}
 COMPRESSION_LEVEL = 3  # counts lie transposed by byte, mostly zeros: higher levels cost time and win little
 
 
@@ -38,13 +50,13 @@ def pack(plan: RolloutPlan, stage: Stage, moments: Moments, health: Health) -> b
             "stage": asdict(stage),
             "health": asdict(health),
             "moments": _scalars(moments),
-            "shapes": {name: getattr(moments, name).shape for name in ARRAYS},
+            "shapes": {name: array.shape for name, array in _arrays(moments).items()},
         },
         sort_keys=True,
         separators=(",", ":"),
         allow_nan=False,
     ).encode()
-    body = b"".join(_array_bytes(getattr(moments, name)) for name in ARRAYS)
+    body = b"".join(_array_bytes(name, array) for name, array in _arrays(moments).items())
     return MAGIC + zlib.compress(len(header).to_bytes(8, "big") + header + body, COMPRESSION_LEVEL)
 
 
@@ -83,27 +95,36 @@ def _scalars(moments: Moments) -> dict[str, Any]:
     }
 
 
-def _array_bytes(array: IntArray) -> bytes:
+def _arrays(moments: Moments) -> dict[str, IntegerArray]:
+    """Those that are there, in the order of their bytes."""
+    found = {name: getattr(moments, name) for name in ARRAYS}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _array_bytes(name: str, array: IntegerArray) -> bytes:
     """Little-endian, all first bytes, then all second bytes, …: sums of similar size compress to a tenth."""
-    if array.dtype != np.int64:
-        raise InvalidMoments("inputs", "must be arrays of int64")
-    return np.ascontiguousarray(array, dtype="<i8").reshape(-1, 1).view(np.uint8).T.tobytes()
+    if array.dtype != ARRAYS[name]:
+        raise InvalidMoments(name, f"must be an array of {ARRAYS[name].name}, not {array.dtype}")
+    return np.ascontiguousarray(array, dtype=ARRAYS[name]).reshape(-1, 1).view(np.uint8).T.tobytes()
 
 
-def _read_arrays(body: bytes, shapes: dict[str, list[int]]) -> dict[str, IntArray]:
-    arrays: dict[str, IntArray] = {}
+def _read_arrays(body: bytes, shapes: dict[str, list[int]]) -> dict[str, IntegerArray]:
+    arrays: dict[str, IntegerArray] = {}
     start = 0
-    for name in ARRAYS:
-        size = 8 * int(np.prod(shapes[name], dtype=np.int64))
-        planes = np.frombuffer(body[start : start + size], dtype=np.uint8).reshape(8, -1)
-        arrays[name] = np.ascontiguousarray(planes.T).view("<i8").astype(np.int64).reshape(shapes[name])
+    for name, kind in ARRAYS.items():
+        if name not in shapes:
+            continue
+        size = kind.itemsize * int(np.prod(shapes[name], dtype=np.int64))
+        planes = np.frombuffer(body[start : start + size], dtype=np.uint8).reshape(kind.itemsize, -1)
+        values = np.ascontiguousarray(planes.T).view(kind)
+        arrays[name] = values.astype(kind.newbyteorder("=")).reshape(shapes[name])
         start += size
     if start != len(body):
         raise ValueError("trailing bytes")
     return arrays
 
 
-def _read_inputs(header: dict[str, Any], arrays: dict[str, IntArray]) -> Inputs:
+def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inputs:
     scalars, health, stage = header["moments"], header["health"], header["stage"]
     fields: dict[str, Any] = {
         **scalars,
@@ -112,10 +133,15 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntArray]) -> Inputs:
         "strata": tuple(Stratum(**stratum) for stratum in scalars["strata"]),
         "users_A": tuple(scalars["users_A"]),
     }
-    counts = {arm: ServingCounts(**health[arm]) for arm in ("stable", "candidate")}
+    counts = {arm: _serving_counts(health[arm]) for arm in ("stable", "candidate")}
     return Inputs(
         plan=plan_from_mapping(header["plan"]),
         stage=Stage(**{**stage, "phase": Phase(stage["phase"])}),
         moments=Moments(**fields),
         health=Health(**{**health, **counts}),
     )
+
+
+def _serving_counts(told: dict[str, Any]) -> ServingCounts:
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return ServingCounts(**fields)

@@ -4,12 +4,16 @@ from itertools import pairwise
 from typing import NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from control_plane.domain.errors import InvalidMoments
 from control_plane.domain.events import Label
 from control_plane.domain.moments import (
     FIXED_POINT,
     MATURED_OF,
+    MAX_COUNT,
+    NUM_COARSE_BUCKETS,
+    NUM_COUNTS,
     NUM_SCORE_BINS,
     NUMERATOR_OF,
     WHOLE_SURFACE,
@@ -22,15 +26,16 @@ from control_plane.domain.moments import (
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.guardrails.estimate import IntArray
 
+IntegerArray = NDArray[np.signedinteger]
+
 MAX_TOTAL = 2.0**62  # half of int64: sums of two arms still fit
-MAX_CELL_COUNT = 2**40  # impressions: a trillion users' bucket is a bug
 
 
 def check_moments(moments: Moments) -> None:
     """Raise `InvalidMoments` naming the field and the rule it breaks."""
     _check_names(moments)
     _check_arrays(moments)
-    _check_exposures(moments.sums_GSAKM)
+    _check_exposures(moments)
     _check_pairs(moments.pairs_GKP)
     _check_users(moments)
 
@@ -55,63 +60,68 @@ def _check_names(moments: Moments) -> None:
 
 def _check_arrays(moments: Moments) -> None:
     segments, strata, arms = len(moments.segments), len(moments.strata), len(Arm)
-    buckets = moments.sums_GSAKM.shape[3] if moments.sums_GSAKM.ndim == 5 else 0
-    for field, shape in {
-        "sums_GSAKM": (segments, strata, arms, buckets, len(Measure)),
-        "pairs_GKP": (segments, buckets, len(PairMeasure)),
-        "score_bins_GAKB": (segments, arms, buckets, NUM_SCORE_BINS),
-        "reliability_GABR": (segments, arms, NUM_SCORE_BINS, len(ReliabilityMeasure)),
-        "first_exposures_SA": (strata, arms),
-    }.items():
-        array = getattr(moments, field)
-        if not isinstance(array, np.ndarray) or array.dtype != np.int64:
-            _fail(field, "must be an array of int64")
-        if array.shape != shape or not buckets:
-            _fail(field, f"must have the shape {shape}, not {array.shape}")
-        _check_range(field, array, may_be_negative=field == "pairs_GKP")
+    buckets = moments.counts_MGSAK.shape[4] if moments.counts_MGSAK.ndim == 5 else 0
+    reliability = (segments, arms, NUM_COARSE_BUCKETS, NUM_SCORE_BINS, len(ReliabilityMeasure))
+    num_values = len(Measure) - NUM_COUNTS
+    for field, dtype, shape in (
+        ("counts_MGSAK", np.int32, (NUM_COUNTS, segments, strata, arms, buckets)),
+        ("values_MGSAK", np.int64, (num_values, segments, strata, arms, buckets)),
+        ("pairs_GKP", np.int64, (segments, buckets, len(PairMeasure))),
+        ("score_bins_GAKB", np.int32, (segments, arms, buckets, NUM_SCORE_BINS)),
+        ("score_pairs_CBB", np.int32, (NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS)),
+        ("reliability_GACBR", np.int64, reliability),
+        ("shadow_reliability_GACBR", np.int64, reliability),
+        ("first_exposures_SA", np.int64, (strata, arms)),
+    ):
+        _check_array(field, getattr(moments, field), dtype, shape)
+    if moments.before_MGAK is not None:
+        _check_array("before_MGAK", moments.before_MGAK, np.int64, (len(Measure), segments, arms, buckets))
 
 
-def _check_range(field: str, array: IntArray, *, may_be_negative: bool) -> None:
+def _check_array(field: str, array: object, dtype: type[np.signedinteger], shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        _fail(field, f"must be an array of {dtype.__name__}")
+    if array.shape != shape or not shape[-1]:
+        _fail(field, f"must have the shape {shape}, not {array.shape}")
     if not array.size:
         return
-    if not may_be_negative and int(array.min()) < 0:
+    low, high = int(array.min()), int(array.max())
+    if low < 0 and field != "pairs_GKP":
         _fail(field, "must not be negative")
-    total = np.abs(array.astype(np.float64)).sum() if may_be_negative else array.sum(dtype=np.float64)
-    if total >= MAX_TOTAL:
+    is_small = max(high, -low) < MAX_TOTAL / array.size
+    if not is_small and np.abs(array.astype(np.float64)).sum() >= MAX_TOTAL:
         _fail(field, "overflows: its total no longer fits into 64 bits")
 
 
-def _check_exposures(sums_GSAKM: IntArray) -> None:
-    impressions = sums_GSAKM[..., Measure.IMPRESSIONS]
-    if impressions.size and int(impressions.max()) > MAX_CELL_COUNT:
-        _fail("sums_GSAKM.IMPRESSIONS", f"must be at most {MAX_CELL_COUNT} in one bucket")
+def _check_exposures(moments: Moments) -> None:
+    counts_MGSAK = moments.counts_MGSAK
+    impressions = counts_MGSAK[Measure.IMPRESSIONS]
     for label in Label:
         matured, numerator = MATURED_OF[label], NUMERATOR_OF[label]
-        _check_at_most(sums_GSAKM, "sums_GSAKM", matured, impressions)
+        _check_at_most(f"counts_MGSAK.{matured.name}", counts_MGSAK[matured], impressions)
         if label is not Label.REVENUE:
-            _check_at_most(sums_GSAKM, "sums_GSAKM", numerator, sums_GSAKM[..., matured])
-    scored = sums_GSAKM[..., Measure.MATURED_CLICK] * FIXED_POINT
-    _check_at_most(sums_GSAKM, "sums_GSAKM", Measure.SCORE, scored)
-    _check_at_most(sums_GSAKM, "sums_GSAKM", Measure.SCORE_SQUARED, scored)
-    if (impressions[1:].sum(axis=0) > impressions[0]).any():
-        _fail("sums_GSAKM.IMPRESSIONS", "view types together must not exceed the surface")
+            _check_at_most(f"counts_MGSAK.{numerator.name}", counts_MGSAK[numerator], counts_MGSAK[matured])
+    scored = counts_MGSAK[Measure.MATURED_CLICK] * np.int64(FIXED_POINT)
+    _check_at_most("values_MGSAK.SCORE", moments.sums_of(Measure.SCORE), scored)
+    if (impressions[1:].sum(axis=0, dtype=np.int64) > impressions[0]).any():
+        _fail("counts_MGSAK.IMPRESSIONS", "view types together must not exceed the surface")
 
 
 def _check_pairs(pairs_GKP: IntArray) -> None:
-    if (np.delete(pairs_GKP, PairMeasure.LOG_RATIO, axis=2) < 0).any():
+    if pairs_GKP.size and int(pairs_GKP[..., PairMeasure.PAIRS].max()) > MAX_COUNT:
+        _fail("pairs_GKP.PAIRS", f"must be at most {MAX_COUNT} in one bucket")
+    if pairs_GKP.size and int(pairs_GKP[..., : PairMeasure.LOG_RATIO].min()) < 0:
         _fail("pairs_GKP", "must not be negative, but for LOG_RATIO")
-    if pairs_GKP.size and int(pairs_GKP[..., PairMeasure.PAIRS].max()) > MAX_CELL_COUNT:
-        _fail("pairs_GKP.PAIRS", f"must be at most {MAX_CELL_COUNT} in one bucket")
     matured = pairs_GKP[..., PairMeasure.MATURED]
-    _check_at_most(pairs_GKP, "pairs_GKP", PairMeasure.MATURED, pairs_GKP[..., PairMeasure.PAIRS])
-    _check_at_most(pairs_GKP, "pairs_GKP", PairMeasure.CLICK, matured)
+    _check_at_most("pairs_GKP.MATURED", matured, pairs_GKP[..., PairMeasure.PAIRS])
+    _check_at_most("pairs_GKP.CLICK", pairs_GKP[..., PairMeasure.CLICK], matured)
     for measure in (
         PairMeasure.SCORE_STABLE,
         PairMeasure.SCORE_CANDIDATE,
         PairMeasure.BRIER_STABLE,
         PairMeasure.BRIER_CANDIDATE,
     ):
-        _check_at_most(pairs_GKP, "pairs_GKP", measure, matured * FIXED_POINT)
+        _check_at_most(f"pairs_GKP.{measure.name}", pairs_GKP[..., measure], matured * FIXED_POINT)
 
 
 def _check_users(moments: Moments) -> None:
@@ -123,9 +133,9 @@ def _check_users(moments: Moments) -> None:
         _fail("first_exposures_SA", "must not exceed the users of both arms")
 
 
-def _check_at_most(array: IntArray, field: str, measure: Measure | PairMeasure, limit: IntArray) -> None:
-    if (array[..., measure] > limit).any():
-        _fail(f"{field}.{measure.name}", "is more than the impressions allow")
+def _check_at_most(field: str, sums: IntegerArray, limit: IntegerArray) -> None:
+    if (sums > limit).any():
+        _fail(field, "is more than the impressions allow")
 
 
 def _fail(field: str, rule: str) -> NoReturn:

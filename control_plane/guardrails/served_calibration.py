@@ -21,11 +21,12 @@ CALIBRATION = "calibration"
 
 def calibration_findings(look: Look) -> Iterator[Finding]:
     """Of the impressions that the candidate served, per segment."""
-    sums_GSKM = look.moments.sums_GSAKM[:, :, Arm.CANDIDATE]
-    sums_GKM = sums_GSKM.sum(axis=1)
-    clicks_in_stage_G = sums_GSKM[:, look.in_present_stage].sum(axis=(1, 2))[:, Measure.CLICK]
-    matured_GK = sums_GKM[..., Measure.MATURED_CLICK]
-    found = calibrations(matured_GK, sums_GKM[..., Measure.SCORE], sums_GKM[..., Measure.CLICK])
+    matured_GK, score_GK, click_GK = (
+        look.moments.sums_of(measure)[:, :, Arm.CANDIDATE].sum(axis=1)
+        for measure in (Measure.MATURED_CLICK, Measure.SCORE, Measure.CLICK)
+    )
+    clicks_in_stage_G = look.in_stage_MGA[Measure.CLICK, :, Arm.CANDIDATE]
+    found = calibrations(matured_GK, score_GK, click_GK)
     for row in _rows(look, found, matured_GK, clicks_in_stage_G):
         gates = look.plan.calibration.role is Role.GATE and bool(look.requires_clicks[row.index])
         yield _finding(look, row, log_e_harm=_log_e_harm(look, row), gates=gates)

@@ -165,7 +165,7 @@ def _moved(rollout: Rollout, command: Command, generation: int, now: datetime) -
 
 
 def _candidate_impressions(traffic: Traffic) -> int:
-    return int(traffic.moments().sums_GSAKM[0, :, Arm.CANDIDATE, :, Measure.IMPRESSIONS].sum())
+    return int(traffic.moments().sums_of(Measure.IMPRESSIONS)[0, :, Arm.CANDIDATE].sum())
 
 
 def _spread(values: Sequence[float]) -> Spread | None:

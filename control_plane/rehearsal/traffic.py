@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.moments import (
     FIXED_POINT,
+    NUM_COARSE_BUCKETS,
+    NUM_COUNTS,
     NUM_SCORE_BINS,
     SCORE_BIN_LOGIT_MIN,
     SCORE_BIN_LOGIT_WIDTH,
@@ -74,8 +76,10 @@ class Traffic:
         self._sums: dict[Stratum, IntArray] = {}
         self._first: dict[Stratum, IntArray] = {}
         self._pairs_GKP = np.zeros((segments, NUM_BUCKETS, len(PairMeasure)), dtype=np.int64)
-        self._bins_GAKB = np.zeros((segments, arms, NUM_BUCKETS, NUM_SCORE_BINS), dtype=np.int64)
-        self._reliability_GABR = np.zeros((segments, arms, NUM_SCORE_BINS, len(ReliabilityMeasure)), dtype=np.int64)
+        self._bins_GAKB = np.zeros((segments, arms, NUM_BUCKETS, NUM_SCORE_BINS), dtype=np.int32)
+        self._reliability_GACBR = np.zeros(
+            (segments, arms, NUM_COARSE_BUCKETS, NUM_SCORE_BINS, len(ReliabilityMeasure)), dtype=np.int64
+        )
         self._seen_UA = np.zeros((audience.users, arms), dtype=np.bool_)
         self._newest_ms: int | None = None
         self._candidate_newest_ms: int | None = None
@@ -94,16 +98,21 @@ class Traffic:
         strata = tuple(sorted(self._sums))
         segments, arms = len(self._pairs_GKP), len(Arm)
         empty = np.zeros((segments, 0, arms, NUM_BUCKETS, len(Measure)), dtype=np.int64)
+        sums_GSAKM = np.stack([self._sums[stratum] for stratum in strata], axis=1) if strata else empty
+        sums_MGSAK = np.moveaxis(sums_GSAKM, -1, 0)
         return Moments(
             surface=Surface("rehearsal"),
             stable=STABLE,
             candidate=CANDIDATE,
             segments=(WHOLE_SURFACE, *self.audience.view_types),
             strata=strata,
-            sums_GSAKM=np.stack([self._sums[stratum] for stratum in strata], axis=1) if strata else empty,
+            counts_MGSAK=np.ascontiguousarray(sums_MGSAK[:NUM_COUNTS], dtype=np.int32),
+            values_MGSAK=np.ascontiguousarray(sums_MGSAK[NUM_COUNTS:]),
             pairs_GKP=self._pairs_GKP.copy(),
             score_bins_GAKB=self._bins_GAKB.copy(),
-            reliability_GABR=self._reliability_GABR.copy(),
+            score_pairs_CBB=np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32),
+            reliability_GACBR=self._reliability_GACBR.copy(),
+            shadow_reliability_GACBR=self._reliability_GACBR.copy(),
             first_exposures_SA=np.array([self._first[s] for s in strata], dtype=np.int64).reshape(-1, arms),
             users_A=(int(self._seen_UA[:, 0].sum()), int(self._seen_UA[:, 1].sum())),
             cross_exposed_users=0,
@@ -175,8 +184,6 @@ class Traffic:
             Measure.MATURED_REVENUE: impressions_C,
             Measure.REVENUE: _fixed(revenue_C),
             Measure.SCORE: _fixed(score_C) * impressions_C,
-            Measure.SCORE_SQUARED: _fixed(score_C**2) * impressions_C,
-            Measure.LOG_LOSS: _log_loss(score_C, clicks_C, impressions_C),
         }
         segments, arms = len(self._pairs_GKP), len(Arm)
         found = self._sums.setdefault(stratum, np.zeros((segments, arms, NUM_BUCKETS, len(Measure)), dtype=np.int64))

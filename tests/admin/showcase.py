@@ -16,6 +16,7 @@ from control_plane.domain.moments import (
     NUM_SCORE_BINS,
     SCORE_BIN_LOGIT_MIN,
     SCORE_BIN_LOGIT_WIDTH,
+    Measure,
     Moments,
     ReliabilityMeasure,
     ServingCounts,
@@ -204,7 +205,7 @@ class Showcase:
             surface=rollout.surface,
             stable=rollout.stable,
             candidate=rollout.candidate,
-            reliability_GABR=_reliability(simulated, traffic.effects),
+            reliability_GACBR=_reliability(simulated, traffic.effects),
         )
 
 
@@ -230,14 +231,14 @@ def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Sc
 def _reliability(moments: Moments, effects: Effects) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
     """Click rates by score bin such as these moments could have: most scores near the mean, fewer far from it."""
     rng = np.random.default_rng(1)
-    found = np.zeros_like(moments.reliability_GABR)
+    found = np.zeros_like(moments.reliability_GACBR)
     logit_B = SCORE_BIN_LOGIT_MIN + SCORE_BIN_LOGIT_WIDTH * (np.arange(NUM_SCORE_BINS) + 0.5)
     score_B = 1 / (1 + np.exp(-logit_B))
     part_B = np.exp(-0.5 * ((logit_B - np.log(AUDIENCE.ctr)) / 0.6) ** 2)
-    impressions_A = moments.sums_GSAKM[0, ..., 0].sum(axis=(0, 2))
+    impressions_A = moments.counts_MGSAK[Measure.IMPRESSIONS, 0].sum(axis=(0, 2))
     for arm, prediction in ((Arm.STABLE, 0.0), (Arm.CANDIDATE, effects.prediction)):
         impressions_B = rng.poisson(part_B / part_B.sum() * impressions_A[arm])
-        found[0, arm, :, ReliabilityMeasure.IMPRESSIONS] = impressions_B
-        found[0, arm, :, ReliabilityMeasure.SCORE] = np.rint(score_B * impressions_B * FIXED_POINT)
-        found[0, arm, :, ReliabilityMeasure.CLICK] = rng.binomial(impressions_B, score_B / (1 + prediction))
+        found[0, arm, 0, :, ReliabilityMeasure.IMPRESSIONS] = impressions_B
+        found[0, arm, 0, :, ReliabilityMeasure.SCORE] = np.rint(score_B * impressions_B * FIXED_POINT)
+        found[0, arm, 0, :, ReliabilityMeasure.CLICK] = rng.binomial(impressions_B, score_B / (1 + prediction))
     return found

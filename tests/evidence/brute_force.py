@@ -3,25 +3,26 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from control_plane.domain.events import HOME_ARM, Engagement, Exposure, Label, ShadowScore
 from control_plane.domain.moments import (
     MATURED_OF,
+    NUM_COARSE_BUCKETS,
     NUM_SCORE_BINS,
     NUMERATOR_OF,
     Measure,
     Moments,
     PairMeasure,
-    ReliabilityMeasure,
     Stratum,
 )
 from control_plane.domain.split import NUM_BUCKETS, bucket_of
 from control_plane.evidence.aggregate import MomentsQuery
 from control_plane.evidence.event_log import DAY_MS
 from tests.evidence.events import Event, as_row
+from tests.guardrails.builders import RELIABILITY_SHAPE, packed_sums
 
 T = TypeVar("T", Exposure, ShadowScore, Engagement)
 Key = tuple[int, int, int]  # day, user, impression
@@ -53,7 +54,7 @@ class _BruteForce:
         strata = tuple(Stratum(day=day, generation=gen, candidate_bp=query.shares[gen]) for day, gen in places)
         segments = ("*", *query.view_types)
         sums = np.zeros((len(segments), len(strata), 2, NUM_BUCKETS, len(Measure)), np.int64)
-        reliability = np.zeros((len(segments), 2, NUM_SCORE_BINS, len(ReliabilityMeasure)), np.int64)
+        reliability = np.zeros((len(segments), *RELIABILITY_SHAPE), np.int64)
         for exposure in self.counted:
             arm, bucket = self._arm(exposure), int(bucket_of(exposure.user_key))
             stratum = places.index((exposure.served_at_ms // DAY_MS, exposure.generation))
@@ -61,8 +62,7 @@ class _BruteForce:
                 sums[segment, stratum, arm, bucket] += self._measures(exposure)
                 if self._has_matured(exposure, Label.CLICK):
                     row = [1, _fixed(exposure.score), self._label(exposure, Label.CLICK)]
-                    reliability[segment, arm, _bin(exposure.score)] += row
-        pairs, bins = self._pairs(len(segments))
+                    reliability[segment, arm, _coarse(bucket), _bin(exposure.score)] += row
         newest = [e.served_at_ms for e in self.shown]
         of_candidate = [e.served_at_ms for e in self.shown if e.version_id == query.candidate or e.arm == HOME_ARM]
         return Moments(
@@ -71,10 +71,9 @@ class _BruteForce:
             candidate=query.candidate,
             segments=segments,
             strata=strata,
-            sums_GSAKM=sums,
-            pairs_GKP=pairs,
-            score_bins_GAKB=bins,
-            reliability_GABR=reliability,
+            **packed_sums(sums),
+            **self._shadow(len(segments)),
+            reliability_GACBR=reliability,
             first_exposures_SA=self._first_exposures(places),
             users_A=(len(self._users(0)), len(self._users(1))),
             cross_exposed_users=self._cross_exposed(),
@@ -117,24 +116,34 @@ class _BruteForce:
                 row[NUMERATOR_OF[label]] = self._label(exposure, label)
         if row[Measure.MATURED_CLICK]:
             row[Measure.SCORE] = _fixed(exposure.score)
-            row[Measure.SCORE_SQUARED] = _fixed(exposure.score * exposure.score)
-            row[Measure.LOG_LOSS] = _fixed(_loss(exposure.score, row[Measure.CLICK]))
         return [row[measure] for measure in Measure]
 
-    def _pairs(self, segments: int) -> tuple["np.ndarray[tuple[int, ...], np.dtype[np.int64]]", ...]:
+    def _shadow(self, segments: int) -> dict[str, Any]:
         pairs = np.zeros((segments, NUM_BUCKETS, len(PairMeasure)), np.int64)
-        bins = np.zeros((segments, 2, NUM_BUCKETS, NUM_SCORE_BINS), np.int64)
+        bins = np.zeros((segments, 2, NUM_BUCKETS, NUM_SCORE_BINS), np.int32)
+        both = np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), np.int32)
+        reliability = np.zeros((segments, *RELIABILITY_SHAPE), np.int64)
         stable = {_key(e): e for e in self.counted if self._arm(e) == 0}
         for scored in self.scored:
             exposure = stable.get(_key(scored))
             if exposure is None:
                 continue
             bucket = int(bucket_of(exposure.user_key))
+            both[_coarse(bucket), _bin(exposure.score), _bin(scored.score)] += 1
             for segment in self._segments(exposure):
+                for arm, score in enumerate((exposure.score, scored.score)):
+                    if self._has_matured(exposure, Label.CLICK):
+                        row = [1, _fixed(score), self._label(exposure, Label.CLICK)]
+                        reliability[segment, arm, _coarse(bucket), _bin(score)] += row
                 pairs[segment, bucket] += self._pair_measures(exposure, scored)
                 bins[segment, 0, bucket, _bin(exposure.score)] += 1
                 bins[segment, 1, bucket, _bin(scored.score)] += 1
-        return pairs, bins
+        return {
+            "pairs_GKP": pairs,
+            "score_bins_GAKB": bins,
+            "score_pairs_CBB": both,
+            "shadow_reliability_GACBR": reliability,
+        }
 
     def _pair_measures(self, exposure: Exposure, scored: ShadowScore) -> list[int]:
         log_ratio = _fixed(math.log(_clipped(scored.score)) - math.log(_clipped(exposure.score)))
@@ -192,6 +201,10 @@ def _loss(score: float, click: int) -> float:
 def _bin(score: float) -> int:
     p = _clipped(score)
     return min(max(math.floor((math.log(p / (1 - p)) + 10) / 0.5), 0), NUM_SCORE_BINS - 1)
+
+
+def _coarse(bucket: int) -> int:
+    return bucket // (NUM_BUCKETS // NUM_COARSE_BUCKETS)
 
 
 def _fixed(value: float) -> int:

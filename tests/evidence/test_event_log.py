@@ -245,7 +245,7 @@ def test_moments_read_on_while_their_files_are_swept_away(tmp_path: Path) -> Non
 
     found = moments(_FirstLooksBack(tmp_path, stale_snapshot), query)
 
-    assert (found.sums_GSAKM == before.sums_GSAKM).all()
+    assert (found.counts_MGSAK == before.counts_MGSAK).all()
 
 
 class _FirstLooksBack(EventLog):

@@ -36,7 +36,7 @@ def assert_identical(found: Moments, expected: Moments) -> None:
     for field in fields(Moments):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(theirs, np.ndarray):
-            assert ours.dtype == theirs.dtype == np.int64, field.name
+            assert ours.dtype == theirs.dtype, field.name
             assert np.array_equal(ours, theirs), field.name
         else:
             assert ours == theirs, field.name
@@ -50,7 +50,7 @@ def test_moments_are_what_a_slow_count_of_the_same_events_gives(tmp_path: Path, 
 
     found = moments(a_log(tmp_path, events), query)
 
-    assert found.sums_GSAKM.any()
+    assert found.counts_MGSAK.any()
     assert found.pairs_GKP.any()
     assert_identical(found, brute_force(events, query))
 
@@ -152,7 +152,7 @@ def test_an_empty_log_gives_empty_moments(tmp_path: Path) -> None:
     found = moments(a_log(tmp_path), a_query())
 
     assert found.strata == ()
-    assert found.sums_GSAKM.shape == (3, 0, 2, 256, len(Measure))
+    assert found.counts_MGSAK.shape == (8, 3, 0, 2, 256)
     assert found.first_exposures_SA.shape == (0, 2)
     assert found.newest_event_ms is None
     assert found.candidate_newest_ms is None
@@ -164,7 +164,7 @@ def test_a_click_counts_once_however_often_it_happened(tmp_path: Path) -> None:
 
     found = moments(log, a_query(since_ms=START_MS))
 
-    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 1
+    assert found.sums_of(Measure.CLICK)[0].sum() == 1
 
 
 def test_revenue_adds_up_to_the_cap(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_revenue_adds_up_to_the_cap(tmp_path: Path) -> None:
 
     found = moments(log, a_query(since_ms=START_MS, revenue_cap=50.0))
 
-    assert found.sums_GSAKM[0, ..., Measure.REVENUE].sum() == 50_000_000
+    assert found.sums_of(Measure.REVENUE)[0].sum() == 50_000_000
 
 
 @pytest.mark.parametrize(("age_ms", "matured"), [(HOUR_MS - 1, 0), (HOUR_MS, 1)])
@@ -182,9 +182,9 @@ def test_an_impression_enters_a_label_once_its_window_has_passed(tmp_path: Path,
 
     found = moments(log, a_query(since_ms=START_MS, as_of_ms=START_MS + age_ms))
 
-    assert found.sums_GSAKM[0, ..., Measure.IMPRESSIONS].sum() == 1
-    assert found.sums_GSAKM[0, ..., Measure.MATURED_CLICK].sum() == matured
-    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == matured
+    assert found.sums_of(Measure.IMPRESSIONS)[0].sum() == 1
+    assert found.sums_of(Measure.MATURED_CLICK)[0].sum() == matured
+    assert found.sums_of(Measure.CLICK)[0].sum() == matured
 
 
 def test_a_label_after_its_window_never_counts(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_label_after_its_window_never_counts(tmp_path: Path) -> None:
 
     found = moments(log, a_query(since_ms=START_MS))
 
-    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 0
+    assert found.sums_of(Measure.CLICK)[0].sum() == 0
 
 
 def test_a_label_that_comes_before_its_exposure_is_logged_counts_once_both_are_there(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_label_that_comes_before_its_exposure_is_logged_counts_once_both_are_t
     found = moments(log, a_query(since_ms=START_MS))
 
     assert found.strata[0].day == DAY
-    assert found.sums_GSAKM[0, ..., Measure.CLICK].sum() == 1
+    assert found.sums_of(Measure.CLICK)[0].sum() == 1
 
 
 def test_what_was_shown_while_the_candidate_was_at_home_speaks_for_neither_arm(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_was_shown_while_the_candidate_was_at_home_speaks_for_neither_arm(t
 
     assert (found.users_A, found.cross_exposed_users) == ((0, 2), 0)
     assert found.first_exposures_SA.tolist() == [[0, 2]]
-    assert found.sums_GSAKM[0, ..., Measure.IMPRESSIONS].sum() == 2
+    assert found.sums_of(Measure.IMPRESSIONS)[0].sum() == 2
     assert (found.newest_event_ms, found.candidate_newest_ms) == (START_MS + HOUR_MS, START_MS + HOUR_MS), (
         "it is at home, not idle"
     )

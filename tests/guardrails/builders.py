@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from control_plane.domain.moments import (
     FIXED_POINT,
+    NUM_COARSE_BUCKETS,
+    NUM_COUNTS,
     NUM_SCORE_BINS,
     WHOLE_SURFACE,
     Health,
@@ -30,6 +32,7 @@ DAY_MS = 86_400_000
 FIRST_DAY = 20_003  # a Monday
 START_MS = FIRST_DAY * DAY_MS
 VIEW_TYPES = ("grid", "closeup")
+RELIABILITY_SHAPE = (len(Arm), NUM_COARSE_BUCKETS, NUM_SCORE_BINS, len(ReliabilityMeasure))
 
 
 def simulated_moments(
@@ -48,7 +51,7 @@ def simulated_moments(
         Stratum(day=FIRST_DAY + day, generation=1 + day, candidate_bp=share) for day, share in enumerate(shares_bp)
     )
     moments = empty_moments(strata=strata, view_types=view_types)
-    sums = moments.sums_GSAKM
+    sums = sums_of(moments)
     for index, stratum in enumerate(strata):
         for arm, share in (
             (Arm.STABLE, 1 - stratum.candidate_bp / FULL_TRAFFIC_BP),
@@ -64,6 +67,7 @@ def simulated_moments(
     users_SA = np.rint(sums[0, :, :, :, Measure.IMPRESSIONS].sum(axis=2) / impressions_per_user).astype(np.int64)
     return replace(
         moments,
+        **packed_sums(sums),
         first_exposures_SA=users_SA,
         users_A=(int(users_SA[:, 0].sum()), int(users_SA[:, 1].sum())),
         newest_event_ms=moments.as_of_ms - 1,
@@ -126,10 +130,12 @@ def empty_moments(
         candidate=CANDIDATE,
         segments=(WHOLE_SURFACE, *view_types),
         strata=tuple(strata),
-        sums_GSAKM=np.zeros((segments, len(strata), arms, buckets, len(Measure)), dtype=np.int64),
+        **packed_sums(np.zeros((segments, len(strata), arms, buckets, len(Measure)), dtype=np.int64)),
         pairs_GKP=np.zeros((segments, buckets, len(PairMeasure)), dtype=np.int64),
-        score_bins_GAKB=np.zeros((segments, arms, buckets, NUM_SCORE_BINS), dtype=np.int64),
-        reliability_GABR=np.zeros((segments, arms, NUM_SCORE_BINS, len(ReliabilityMeasure)), dtype=np.int64),
+        score_bins_GAKB=np.zeros((segments, arms, buckets, NUM_SCORE_BINS), dtype=np.int32),
+        score_pairs_CBB=np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32),
+        reliability_GACBR=np.zeros((segments, *RELIABILITY_SHAPE), dtype=np.int64),
+        shadow_reliability_GACBR=np.zeros((segments, *RELIABILITY_SHAPE), dtype=np.int64),
         first_exposures_SA=np.zeros((len(strata), arms), dtype=np.int64),
         users_A=(0, 0),
         cross_exposed_users=0,
@@ -174,7 +180,29 @@ def a_judged_plan(**overrides: object) -> RolloutPlan:
 
 def swapped(moments: Moments) -> Moments:
     """The arms exchanged."""
-    return replace(moments, sums_GSAKM=np.ascontiguousarray(moments.sums_GSAKM[:, :, ::-1]))
+    counts, values = moments.counts_MGSAK[:, :, :, ::-1], moments.values_MGSAK[:, :, :, ::-1]
+    return replace(moments, counts_MGSAK=np.ascontiguousarray(counts), values_MGSAK=np.ascontiguousarray(values))
+
+
+def sums_of(moments: Moments) -> IntArray:
+    """All measures of all cells, (G, S, A, K, M): a copy to change and give back to `with_sums`."""
+    return np.stack([moments.sums_of(measure) for measure in Measure], axis=-1)
+
+
+def plane(moments: Moments, measure: Measure) -> Any:
+    """One measure's cells (G, S, A, K), to be written into."""
+    is_count = measure < NUM_COUNTS
+    return moments.counts_MGSAK[measure] if is_count else moments.values_MGSAK[measure - NUM_COUNTS]
+
+
+def with_sums(moments: Moments, sums_GSAKM: IntArray) -> Moments:
+    return replace(moments, **packed_sums(sums_GSAKM))
+
+
+def packed_sums(sums_GSAKM: IntArray) -> dict[str, Any]:
+    """The two arrays that moments keep them in."""
+    sums_MGSAK = np.ascontiguousarray(np.moveaxis(sums_GSAKM, -1, 0))
+    return {"counts_MGSAK": sums_MGSAK[:NUM_COUNTS].astype(np.int32), "values_MGSAK": sums_MGSAK[NUM_COUNTS:]}
 
 
 def _fill(
@@ -195,7 +223,6 @@ def _fill(
     into_GKM[..., Measure.REVENUE] = np.rint(rng.gamma(np.maximum(clicks_GK, 1e-9)) * FIXED_POINT)
     score = round(predicted * FIXED_POINT)
     into_GKM[..., Measure.SCORE] = shown_GK * score
-    into_GKM[..., Measure.SCORE_SQUARED] = shown_GK * round(predicted**2 * FIXED_POINT)
 
 
 def _log_loss(score_N: NDArray[np.float64], click_N: IntArray) -> NDArray[np.float64]:

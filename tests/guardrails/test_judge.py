@@ -22,8 +22,12 @@ from tests.guardrails.builders import (
     a_judged_plan,
     a_stage,
     empty_moments,
+    packed_sums,
+    plane,
     simulated_moments,
+    sums_of,
     swapped,
+    with_sums,
 )
 
 LENIENT = {"loss_budget": 0.05}  # the 25 % step then asks for 10 %, which a test's traffic can show
@@ -83,9 +87,9 @@ def test_scores_an_eighth_too_high_blame_the_calibrator() -> None:
 
 def test_a_calibrator_that_fails_on_one_view_type_is_found_there() -> None:
     moments = simulated_moments(np.random.default_rng(6), impressions=600_000)
-    extra = moments.sums_GSAKM[1, :, Arm.CANDIDATE, :, Measure.SCORE] // 4
-    moments.sums_GSAKM[0, :, Arm.CANDIDATE, :, Measure.SCORE] += extra
-    moments.sums_GSAKM[1, :, Arm.CANDIDATE, :, Measure.SCORE] += extra
+    extra = plane(moments, Measure.SCORE)[1, :, Arm.CANDIDATE] // 4
+    plane(moments, Measure.SCORE)[0, :, Arm.CANDIDATE] += extra
+    plane(moments, Measure.SCORE)[1, :, Arm.CANDIDATE] += extra
 
     verdict = judged(moments)
 
@@ -104,7 +108,7 @@ def test_harm_of_both_kinds_blames_the_model() -> None:
 def test_more_hides_are_harm_and_fewer_are_not() -> None:
     plan: dict[str, Any] = {"guardrails": [{"metric": "ctr"}, {"metric": "hide_rate"}]}
     moments = simulated_moments(np.random.default_rng(8), impressions=900_000)
-    hides = moments.sums_GSAKM[..., Measure.HIDE]
+    hides = plane(moments, Measure.HIDE)
     hides[:, :, Arm.CANDIDATE] = 2 * hides[:, :, Arm.CANDIDATE]
 
     more, fewer = judged(moments, **plan), judged(swapped(moments), **plan)
@@ -117,7 +121,7 @@ def test_more_hides_are_harm_and_fewer_are_not() -> None:
 
 def test_a_dead_candidate_is_harm_though_it_has_no_clicks_of_its_own() -> None:
     moments = simulated_moments(np.random.default_rng(9), impressions=100_000)
-    moments.sums_GSAKM[:, :, Arm.CANDIDATE, :, Measure.CLICK] = 0
+    plane(moments, Measure.CLICK)[:, :, Arm.CANDIDATE] = 0
 
     verdict = judged(moments, calibration={"role": "monitor"}, hard_stops={"min_expected_clicks": 10**9})
 
@@ -224,7 +228,8 @@ def test_predictions_off_by_a_factor_are_a_hard_stop_on_the_calibrator(predictio
 
 def test_a_candidate_that_no_traffic_reaches_is_stopped_and_no_part_blamed() -> None:
     moments = simulated_moments(np.random.default_rng(1), impressions=60_000)
-    moments.sums_GSAKM[:, :, Arm.CANDIDATE] = 0
+    for measure in Measure:
+        plane(moments, measure)[:, :, Arm.CANDIDATE] = 0
     idle = replace(
         moments,
         as_of_ms=moments.as_of_ms + 3 * DAY_MS,
@@ -239,7 +244,8 @@ def test_a_candidate_that_no_traffic_reaches_is_stopped_and_no_part_blamed() -> 
 
 def test_a_thin_share_of_thin_traffic_may_miss_the_candidate_by_chance() -> None:
     moments = simulated_moments(np.random.default_rng(1), impressions=60)
-    moments.sums_GSAKM[:, :, Arm.CANDIDATE] = 0
+    for measure in Measure:
+        plane(moments, measure)[:, :, Arm.CANDIDATE] = 0
     later = moments.as_of_ms + 3 * DAY_MS
 
     verdict = judged(replace(moments, as_of_ms=later, newest_event_ms=later - 1, candidate_newest_ms=None))
@@ -263,7 +269,7 @@ def test_missing_evidence_does_what_the_plan_says(policy: str, rule: Rule) -> No
 
 def test_a_guardrail_that_may_be_ignored_without_evidence_does_not_hold_the_others_up() -> None:
     moments = simulated_moments(np.random.default_rng(1), impressions=600_000)
-    moments.sums_GSAKM[..., Measure.HIDE] = 0
+    plane(moments, Measure.HIDE)[:] = 0
     ignoring = [{"metric": "ctr"}, {"metric": "hide_rate", "on_insufficient": "ignore", "on_no_data": "ignore"}]
     holding = [{"metric": "ctr"}, {"metric": "hide_rate"}]
 
@@ -281,8 +287,9 @@ def test_rolling_back_without_evidence_waits_for_the_bake_time() -> None:
 
 def test_a_view_type_too_small_to_judge_is_told_but_decides_nothing() -> None:
     moments = simulated_moments(np.random.default_rng(1), impressions=900_000)
-    moments.sums_GSAKM[2, :, :, 1:] = 0
-    moments.sums_GSAKM[0] = moments.sums_GSAKM[1:].sum(axis=0)
+    for measure in Measure:
+        plane(moments, measure)[2, :, :, 1:] = 0
+        plane(moments, measure)[0] = plane(moments, measure)[1:].sum(axis=0)
 
     verdict = judged(moments, max_stage="2d")
 
@@ -355,12 +362,12 @@ def at_full_traffic(moments: Moments) -> Moments:
     """A day of the candidate alone after what `moments` hold."""
     last = moments.strata[-1]
     stratum = Stratum(day=last.day + 1, generation=last.generation + 1, candidate_bp=FULL_TRAFFIC_BP)
-    alone = moments.sums_GSAKM[:, -1:].copy()
+    alone = sums_of(moments)[:, -1:]
     alone[:, :, Arm.STABLE] = 0
     return replace(
         moments,
         strata=(*moments.strata, stratum),
-        sums_GSAKM=np.concatenate([moments.sums_GSAKM, alone], axis=1),
+        **packed_sums(np.concatenate([sums_of(moments), alone], axis=1)),
         first_exposures_SA=np.concatenate([moments.first_exposures_SA, np.zeros((1, 2), dtype=np.int64)]),
         as_of_ms=moments.as_of_ms + DAY_MS,
         newest_event_ms=moments.as_of_ms + DAY_MS - 1,
@@ -385,7 +392,7 @@ def test_at_full_traffic_what_was_known_stays_and_the_watch_may_end() -> None:
 def test_at_full_traffic_calibration_goes_on_being_watched() -> None:
     before = simulated_moments(np.random.default_rng(1), impressions=600_000)
     after = at_full_traffic(before)
-    after.sums_GSAKM[:, -1, :, :, Measure.SCORE] = after.sums_GSAKM[:, -1, :, :, Measure.SCORE] * 3 // 2
+    plane(after, Measure.SCORE)[:, -1] = plane(after, Measure.SCORE)[:, -1] * 3 // 2
 
     verdict = watched(after)
 
@@ -408,7 +415,7 @@ def test_where_no_evidence_is_gathered_the_judge_holds(phase: Phase) -> None:
 
 def test_impossible_sums_are_refused_not_judged() -> None:
     moments = simulated_moments(np.random.default_rng(1))
-    moments.sums_GSAKM[0, 0, 0, 0, Measure.CLICK] = -1
+    plane(moments, Measure.CLICK)[0, 0, 0, 0] = -1
 
     with pytest.raises(InvalidMoments):
         judged(moments)
@@ -417,8 +424,10 @@ def test_impossible_sums_are_refused_not_judged() -> None:
 def test_an_empty_view_type_changes_no_other_e_value() -> None:
     moments = simulated_moments(np.random.default_rng(1), effect=-0.04)
     wider = empty_moments(strata=moments.strata, view_types=("grid", "closeup", "story"))
-    for name in ("sums_GSAKM", "pairs_GKP", "score_bins_GAKB", "reliability_GABR"):
+    for name in ("pairs_GKP", "score_bins_GAKB", "reliability_GACBR"):
         getattr(wider, name)[:3] = getattr(moments, name)
+    for measure in Measure:
+        plane(wider, measure)[:3] = plane(moments, measure)
     wider = replace(
         wider, first_exposures_SA=moments.first_exposures_SA, users_A=moments.users_A, newest_event_ms=1, as_of_ms=2
     )
@@ -433,7 +442,7 @@ def test_an_empty_view_type_changes_no_other_e_value() -> None:
 def test_the_order_in_which_sums_were_merged_leaves_no_trace() -> None:
     parts = [simulated_moments(np.random.default_rng(seed), impressions=50_000) for seed in range(6)]
     merged = [
-        replace(parts[0], sums_GSAKM=sum((parts[i].sums_GSAKM for i in order), np.zeros_like(parts[0].sums_GSAKM)))
+        with_sums(parts[0], sum((sums_of(parts[i]) for i in order), np.zeros_like(sums_of(parts[0]))))
         for order in (range(6), reversed(range(6)), (3, 1, 5, 0, 2, 4))
     ]
 
@@ -456,8 +465,8 @@ def test_swapping_the_arms_flips_every_engagement_effect_exactly() -> None:
 def test_a_currencys_scale_changes_no_verdict() -> None:
     plan: dict[str, Any] = {"guardrails": [{"metric": "revenue_per_impression"}]}
     moments = simulated_moments(np.random.default_rng(1), impressions=600_000, effect=-0.03)
-    yen = replace(moments, sums_GSAKM=moments.sums_GSAKM.copy())
-    yen.sums_GSAKM[..., Measure.REVENUE] *= 150
+    yen = with_sums(moments, sums_of(moments))
+    plane(yen, Measure.REVENUE)[:] *= 150
 
     here, there = (
         finding(judged(moments, **plan), "revenue_per_impression"),

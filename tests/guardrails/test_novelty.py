@@ -6,7 +6,7 @@ from control_plane.domain.rollout import Stage
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Outcome, Rule, Verdict
 from control_plane.guardrails.judge import judge
-from tests.guardrails.builders import a_health, a_judged_plan, a_stage, simulated_moments
+from tests.guardrails.builders import a_health, a_judged_plan, a_stage, plane, simulated_moments
 
 WEEK = (2_500,) * 7  # Monday to Sunday
 WEEKEND = (5, 6)
@@ -21,11 +21,11 @@ def week(seed: int = 1) -> Moments:
 def without_candidate_clicks(moments: Moments, days: tuple[int, ...], part: float) -> Moments:
     rng = np.random.default_rng(2)
     for day in days:
-        clicks = moments.sums_GSAKM[1:, day, Arm.CANDIDATE, :, Measure.CLICK]
+        clicks = plane(moments, Measure.CLICK)[1:, day, Arm.CANDIDATE]
         clicks[:] = rng.binomial(clicks, 1 - part)
-        good = moments.sums_GSAKM[1:, day, Arm.CANDIDATE, :, Measure.GOOD_CLICK]
+        good = plane(moments, Measure.GOOD_CLICK)[1:, day, Arm.CANDIDATE]
         good[:] = np.minimum(good, clicks)
-    moments.sums_GSAKM[0] = moments.sums_GSAKM[1:].sum(axis=0)
+    moments.counts_MGSAK[:, 0] = moments.counts_MGSAK[:, 1:].sum(axis=1)
     return moments
 
 

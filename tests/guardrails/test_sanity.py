@@ -8,7 +8,7 @@ import pytest
 from control_plane.domain.errors import InvalidMoments
 from control_plane.domain.moments import Measure, Moments, PairMeasure, ServingCounts, Stratum
 from control_plane.guardrails.sanity import check_moments, is_possible
-from tests.guardrails.builders import empty_moments, shadow_moments, simulated_moments
+from tests.guardrails.builders import empty_moments, plane, shadow_moments, simulated_moments
 
 
 def some_moments() -> Moments:
@@ -17,7 +17,7 @@ def some_moments() -> Moments:
 
 def with_sum(measure: Measure, value: int) -> Moments:
     moments = some_moments()
-    moments.sums_GSAKM[1, 0, 1, 7, measure] = value
+    plane(moments, measure)[1, 0, 1, 7] = value
     return moments
 
 
@@ -29,8 +29,8 @@ def with_pair(measure: PairMeasure, value: int) -> Moments:
 
 def with_nan() -> Moments:
     moments = some_moments()
-    broken: Any = moments.sums_GSAKM * np.nan
-    return replace(moments, sums_GSAKM=broken)
+    broken: Any = moments.counts_MGSAK * np.nan
+    return replace(moments, counts_MGSAK=broken)
 
 
 def test_moments_of_every_kind_that_can_be_are_taken() -> None:
@@ -41,25 +41,24 @@ def test_moments_of_every_kind_that_can_be_are_taken() -> None:
 @pytest.mark.parametrize(
     ("build", "field"),
     [
-        (lambda: with_sum(Measure.IMPRESSIONS, -1), "sums_GSAKM"),
-        (lambda: with_sum(Measure.CLICK, 10**7), "sums_GSAKM.CLICK"),
-        (lambda: with_sum(Measure.MATURED_HIDE, 10**7), "sums_GSAKM.MATURED_HIDE"),
-        (lambda: with_sum(Measure.SCORE, 10**14), "sums_GSAKM.SCORE"),
-        (lambda: with_sum(Measure.REVENUE, 2**62), "sums_GSAKM"),
-        (lambda: with_sum(Measure.IMPRESSIONS, 2**41), "sums_GSAKM.IMPRESSIONS"),
-        (lambda: with_sum(Measure.IMPRESSIONS, 10**6), "sums_GSAKM.IMPRESSIONS"),
+        (lambda: with_sum(Measure.IMPRESSIONS, -1), "counts_MGSAK"),
+        (lambda: with_sum(Measure.CLICK, 10**7), "counts_MGSAK.CLICK"),
+        (lambda: with_sum(Measure.MATURED_HIDE, 10**7), "counts_MGSAK.MATURED_HIDE"),
+        (lambda: with_sum(Measure.SCORE, 10**14), "values_MGSAK.SCORE"),
+        (lambda: with_sum(Measure.REVENUE, 2**62), "values_MGSAK"),
+        (lambda: with_sum(Measure.IMPRESSIONS, 10**6), "counts_MGSAK.IMPRESSIONS"),
         (lambda: with_pair(PairMeasure.CLICK, 10**6), "pairs_GKP.CLICK"),
         (lambda: with_pair(PairMeasure.BRIER_STABLE, -1), "pairs_GKP"),
         (lambda: with_pair(PairMeasure.SCORE_CANDIDATE, 10**12), "pairs_GKP.SCORE_CANDIDATE"),
         (lambda: replace(some_moments(), segments=("grid", "*", "closeup")), "segments"),
         (lambda: replace(some_moments(), segments=("*", "grid", "grid")), "segments"),
         (lambda: replace(some_moments(), strata=some_moments().strata[::-1]), "strata"),
-        (lambda: replace(some_moments(), strata=some_moments().strata[:1]), "sums_GSAKM"),
+        (lambda: replace(some_moments(), strata=some_moments().strata[:1]), "counts_MGSAK"),
         (lambda: replace(some_moments(), users_A=(-1, 0)), "users_A"),
         (lambda: replace(some_moments(), users_A=(10, 10)), "first_exposures_SA"),
         (lambda: replace(some_moments(), cross_exposed_users=10**9), "cross_exposed_users"),
-        (lambda: with_nan(), "sums_GSAKM"),
-        (lambda: replace(some_moments(), sums_GSAKM=some_moments().sums_GSAKM.astype(np.int32)), "sums_GSAKM"),
+        (lambda: with_nan(), "counts_MGSAK"),
+        (lambda: replace(some_moments(), counts_MGSAK=some_moments().counts_MGSAK.astype(np.int64)), "counts_MGSAK"),
         (lambda: replace(some_moments(), pairs_GKP=some_moments().pairs_GKP[:, :9]), "pairs_GKP"),
     ],
 )

@@ -5,6 +5,7 @@ from control_plane.domain.moments import Measure, Moments, PairMeasure
 from control_plane.domain.split import Arm
 from control_plane.guardrails.sanity import check_moments
 from control_plane.rehearsal.traffic import DAY_MS, Audience, Effects, Traffic
+from tests.guardrails.builders import sums_of
 
 MONDAY = 20_003
 AUDIENCE = Audience(users=5_000, ctr=0.1)
@@ -18,7 +19,7 @@ def served(effects: Effects | None = None, *, seed: int = 1, days: int = 4, shar
 
 
 def rate(moments: Moments, arm: Arm, measure: Measure, over: Measure = Measure.IMPRESSIONS) -> float:
-    sums_M = moments.sums_GSAKM[0, :, arm].sum(axis=(0, 1))
+    sums_M = sums_of(moments)[0, :, arm].sum(axis=(0, 1))
     return float(sums_M[measure] / sums_M[over])
 
 
@@ -37,8 +38,8 @@ def test_before_anyone_came_there_is_nothing() -> None:
 def test_equal_seeds_are_equal_traffic() -> None:
     first, again, other = served(), served(), served(seed=2)
 
-    np.testing.assert_array_equal(first.sums_GSAKM, again.sums_GSAKM)
-    assert not np.array_equal(first.sums_GSAKM, other.sums_GSAKM)
+    np.testing.assert_array_equal(sums_of(first), sums_of(again))
+    assert not np.array_equal(sums_of(first), sums_of(other))
 
 
 def test_every_day_and_generation_is_a_stratum_of_its_own() -> None:
@@ -52,14 +53,14 @@ def test_users_come_back_and_stay_in_their_arm() -> None:
 
     assert sum(moments.users_A) <= AUDIENCE.users + min(moments.users_A)
     assert moments.first_exposures_SA.sum() <= AUDIENCE.users
-    assert moments.sums_GSAKM[0, ..., Measure.IMPRESSIONS].sum() > 5 * AUDIENCE.users
+    assert moments.sums_of(Measure.IMPRESSIONS)[0].sum() > 5 * AUDIENCE.users
     assert moments.cross_exposed_users == 0
 
 
 def test_view_types_together_are_the_surface() -> None:
     moments = served()
 
-    np.testing.assert_array_equal(moments.sums_GSAKM[0], moments.sums_GSAKM[1:].sum(axis=0))
+    np.testing.assert_array_equal(sums_of(moments)[0], sums_of(moments)[1:].sum(axis=0))
     np.testing.assert_array_equal(moments.pairs_GKP[0], moments.pairs_GKP[1:].sum(axis=0))
 
 

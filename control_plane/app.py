@@ -31,6 +31,7 @@ from control_plane.api.split_feed import SplitFeed
 from control_plane.clock import Clock
 from control_plane.domain.errors import Unauthenticated
 from control_plane.evidence.event_log import EventLog
+from control_plane.providers.sources import make_sources
 from control_plane.registry import principals
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.metronome import make_metronome
@@ -56,6 +57,7 @@ def create_app(settings: Settings, clock: Clock) -> FastAPI:
     """Connects to nothing yet: the lifespan brings the registry's schema up to date, then starts the scheduler."""
     with suppress(Unauthenticated):
         principals.authenticate(settings.tokens, "")  # malformed tokens are told now, not at the first request
+    make_sources(settings.metric_sources)  # and so are metric sources; the scheduler makes its own
     sessions = Sessions(make_engine(settings.registry_url))
     parts = Parts(
         settings=settings,

@@ -1,9 +1,12 @@
 """Deployment facts, from the environment (SUREFOOT_…); built once in `__main__` and passed down."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from control_plane.providers.sources import read_urls
 
 
 class Settings(BaseSettings):
@@ -24,6 +27,13 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, gt=0)  # a scheduler that is silent for longer is deposed
     runtime_silent_seconds: float = Field(default=30.0, gt=0)  # wall time after which a runtime counts as gone
     tokens: str = ""  # "name=token,name=token"; empty: anyone who reaches the port may act
+    # Where external metrics are read: JSON, name to URL. Never shown, for a URL may hold a password.
+    metric_sources: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
+
+    @field_validator("metric_sources", mode="before")
+    @classmethod
+    def _read_metric_sources(cls, value: object) -> object:
+        return read_urls(value) if isinstance(value, str) else value
 
     @property
     def registry_url(self) -> str:

@@ -32,6 +32,8 @@ def told_plainly() -> Iterator[None]:
 def _from_environment() -> Settings:
     try:
         return Settings()
+    except ControlPlaneError as error:
+        raise fail(str(error), code=2) from None
     except ValidationError as error:
         first = error.errors()[0]
         name = "SUREFOOT_" + "_".join(str(part) for part in first["loc"]).upper()

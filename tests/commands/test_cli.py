@@ -250,6 +250,8 @@ def test_a_data_folder_that_cannot_be_made_is_named(
         ("SUREFOOT_DATABASE_URL", "nonsense"),
         ("SUREFOOT_DATABASE_URL", "mysql://localhost/surefoot"),
         ("SUREFOOT_EVENT_LOG_DIR", "/dev/null/events"),
+        ("SUREFOOT_METRIC_SOURCES", "prometheus+http://host"),
+        ("SUREFOOT_METRIC_SOURCES", '{"prod": "http://host"}'),
     ],
 )
 def test_a_setting_that_nothing_can_start_with_is_a_plain_sentence(

@@ -1,7 +1,7 @@
 """From the event log to the moments of one rollout: day after day, and where days are large, shard after shard."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,9 @@ from control_plane.domain.moments import (
     ReliabilityMeasure,
     Stratum,
 )
-from control_plane.domain.split import NUM_BUCKETS, Arm
+from control_plane.domain.split import FULL_TRAFFIC_BP, NUM_BUCKETS, Arm
 from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
-from control_plane.evidence.partition_query import PartitionQuery, Scope
+from control_plane.evidence.partition_query import Bands, PartitionQuery, Scope
 from control_plane.evidence.shard_sums import ShardSums, shard_groups
 from control_plane.evidence.sums import NONE_YET_MS, Sums, add_up
 from control_plane.evidence.users import Users
@@ -51,6 +51,9 @@ class MomentsQuery:
         revenue_cap: currency units per impression.
         since_ms: the first served millisecond that counts.
         as_of_ms: the last one; a label counts on impressions whose window has ended by then.
+        pre_period_days: full UTC days before the first that are summed by user for variance reduction; 0 is none.
+        salt: of the split.
+        weights_bp: weights that the candidate may come to have; days before need not be read again for these.
     """
 
     surface: Surface
@@ -62,6 +65,28 @@ class MomentsQuery:
     revenue_cap: float
     since_ms: int
     as_of_ms: int
+    pre_period_days: int = 0
+    salt: str = ""
+    weights_bp: Collection[int] = ()
+
+    @property
+    def days(self) -> range:
+        return range(self.since_ms // DAY_MS, self.as_of_ms // DAY_MS + 1)
+
+    @property
+    def days_before(self) -> range:
+        return range(self.days.start - self.pre_period_days, self.days.start)
+
+    @property
+    def shared_bp(self) -> int | None:
+        """The last weight under which both arms served: what users before the start are split by."""
+        shared = (self.shares[generation] for generation in sorted(self.shares, reverse=True))
+        return next((share for share in shared if 0 < share < FULL_TRAFFIC_BP), None)
+
+    @property
+    def bands(self) -> Bands:
+        weights = {*self.weights_bp, *self.shares.values()} - {0, FULL_TRAFFIC_BP}
+        return Bands(salt=self.salt, cuts_bp=tuple(sorted(weights)))
 
     @property
     def scope(self) -> Scope:
@@ -105,11 +130,23 @@ def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
                 snapshot,
                 scope,
                 shards=shards,
+                days=query.days,
                 generations=query.shares,
                 since_ms=query.since_ms,
                 as_of_ms=query.as_of_ms,
             )
             assembly.add(*reader.read(sql))
+            if query.pre_period_days and query.shared_bp is not None:
+                before = ShardSums(
+                    log,
+                    snapshot,
+                    scope,
+                    shards=shards,
+                    days=query.days_before,
+                    as_of_ms=query.as_of_ms,
+                    bands=query.bands,
+                )
+                assembly.add(*before.read(sql))
     return assembly.moments()
 
 
@@ -168,7 +205,19 @@ class _Assembly:
             as_of_ms=query.as_of_ms,
             newest_event_ms=None if newest_ms == NONE_YET_MS else newest_ms,
             candidate_newest_ms=None if candidate_newest_ms == NONE_YET_MS else candidate_newest_ms,
+            before_MGAK=self._before(sums),
         )
+
+    def _before(self, sums: Sums) -> "IntArray | None":
+        """Sums of the days before the start, bands joined to the arms of the last split that both shared."""
+        weight = self._query.shared_bp
+        if weight is None or not len(sums.before):
+            return None
+        band_N, view_type_N, bucket_N = sums.before_keys.T
+        arm_N = np.where(band_N <= self._query.bands.cuts_bp.index(weight), Arm.CANDIDATE, Arm.STABLE)
+        before = np.zeros((1 + len(self._query.view_types), len(Arm), NUM_BUCKETS, len(Measure)), np.int64)
+        _add_by_segment(before, view_type_N, (arm_N, bucket_N), sums.before)
+        return np.ascontiguousarray(np.moveaxis(before, -1, 0))
 
     def _strata(self, sums: Sums) -> tuple[Stratum, ...]:
         counts = np.isin(sums.cell_keys[:, 1], self._generations)
@@ -190,8 +239,14 @@ class _Assembly:
         """Spread rows keyed (generation, view type, …) over segments × `shape`; the first segment is all of them."""
         dense = np.zeros((1 + len(self._query.view_types), *shape), np.int64)
         counts = np.isin(keys[:, 0], self._generations)
-        view_type_N, places, values = keys[counts, 1], tuple(keys[counts, 2:].T), values[counts]
-        np.add.at(dense, (np.zeros_like(view_type_N), *places), values)
-        named = view_type_N > 0
-        np.add.at(dense, (view_type_N[named], *(place[named] for place in places)), values[named])
+        _add_by_segment(dense, keys[counts, 1], tuple(keys[counts, 2:].T), values[counts])
         return dense
+
+
+def _add_by_segment(
+    dense: "IntArray", view_type_N: "IntArray", places: "tuple[IntArray, ...]", values: "IntArray"
+) -> None:
+    """Add rows to the first segment, which is all, and to that of their view type, if the query names it."""
+    np.add.at(dense, (np.zeros_like(view_type_N), *places), values)
+    named = view_type_N > 0
+    np.add.at(dense, (view_type_N[named], *(place[named] for place in places)), values[named])

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from control_plane.domain.events import HOME_ARM, EventKind
 from control_plane.domain.moments import (
@@ -19,16 +20,16 @@ from control_plane.domain.moments import (
     SCORE_BIN_LOGIT_MIN,
     SCORE_BIN_LOGIT_WIDTH,
 )
-from control_plane.domain.split import NUM_BUCKETS
+from control_plane.domain.split import NUM_BUCKETS, slot_of
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
-from control_plane.evidence.sums import KEYED, NONE_YET_MS, Sums, add_up
+from control_plane.evidence.sums import KEYED, NONE_YET_MS, Sums, add_up, no_sums
 from control_plane.evidence.users import NEVER_MS, UserRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_VERSION = 4  # raise it when sums mean or store something else: those that older code stored are then not read
+SUMS_VERSION = 5  # raise it when sums mean or store something else: those that older code stored are then not read
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
@@ -58,13 +59,16 @@ CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
     floor((ln(p / (1 - p)) - {SCORE_BIN_LOGIT_MIN}) / {SCORE_BIN_LOGIT_WIDTH}))::INTEGER);
 """
 
+ARM = """CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
+    WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END"""
+ANY_ARM = "0"  # before a rollout, whatever served: it is the users that count
+
 SHOWN = """
 CREATE OR REPLACE TEMP TABLE shown AS
 SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
     arm = $home_arm AS at_home,
     coalesce(list_position($view_types::VARCHAR[], view_type), 0) AS view_type,
-    CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
-         WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END AS arm
+    {arm} AS arm
 FROM ({exposures}) WHERE surface = $surface AND served_at_ms BETWEEN $since_ms AND $as_of_ms
 """
 
@@ -98,8 +102,7 @@ SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, p,
 FROM shown LEFT JOIN labels USING (day, user_key, impression_id) WHERE arm IS NOT NULL
 """
 
-CELLS = """
-SELECT day, generation, view_type, arm, bucket,
+MEASURES = """
     count(*) AS impressions,
     count(*) FILTER (matured_click) AS matured_click,
     count(*) FILTER (matured_click AND click) AS clicks,
@@ -110,8 +113,11 @@ SELECT day, generation, view_type, arm, bucket,
     count(*) FILTER (matured_revenue) AS matured_revenue,
     coalesce(sum(revenue) FILTER (matured_revenue), 0) AS revenue,
     coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score
-FROM labelled GROUP BY ALL
 """
+
+CELLS = f"SELECT day, generation, view_type, arm, bucket, {MEASURES} FROM labelled GROUP BY ALL"
+
+BEFORE = f"SELECT band, view_type, bucket, {MEASURES} FROM labelled JOIN banded USING (user_key) GROUP BY ALL"
 
 RELIABILITY = """
 SELECT generation, view_type, arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
@@ -212,6 +218,21 @@ class Scope:
         return hashlib.sha256(json.dumps([SUMS_VERSION, self.parameters()]).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bands:
+    """The split's slots cut where its weights lie: sums by band tell the arms of each of these weights.
+
+    Band b holds the slots from `cuts_bp[b - 1]` up to but not `cuts_bp[b]`.
+    """
+
+    salt: str
+    cuts_bp: tuple[int, ...]  # ascending
+
+    def band_of(self, user_N: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+        slot_N = slot_of(user_N, self.salt).astype(np.int64)
+        return np.searchsorted(np.array(self.cuts_bp, np.int64), slot_N, side="right").astype(np.int64)
+
+
 class PartitionQuery:
     """One DuckDB connection, for one thread, that sums one set of partitions after another."""
 
@@ -240,14 +261,28 @@ class PartitionQuery:
             **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS, "home_arm": HOME_ARM
         }  # fmt: skip
         once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
-        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE]))
+        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM))
         self._run(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
         self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
         self._run(PAIRED)
         columns: dict[str, NDArray[np.int64]] = {}
         for keys, (sql, num_keys) in TABLES.items():
             columns[keys], columns[KEYED[keys]] = self._table(sql, keys=num_keys)
-        return add_up([Sums(**columns, newest_ms=self._newest())]), self._users()
+        return add_up([replace(no_sums(), **columns, newest_ms=self._newest())]), self._users()
+
+    def sums_before(
+        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, bands: Bands, *, as_of_ms: int
+    ) -> Sums:
+        """Sum all exposures of the surface by their users' bands, with the labels matured by `as_of_ms`."""
+        self._parameters = {**scope.parameters(), "since_ms": 0, "as_of_ms": as_of_ms, "home_arm": HOME_ARM}
+        once = {kind: self._once(kind, files.get(kind, ())) for kind in (EventKind.EXPOSURE, EventKind.ENGAGEMENT)}
+        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ANY_ARM))
+        self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
+        user_N = np.asarray(self._run("SELECT DISTINCT user_key FROM labelled").fetchnumpy()["user_key"], np.uint64)
+        self._connection.register("banded", pa.table({"user_key": user_N, "band": bands.band_of(user_N)}))
+        before_keys, before = self._table(BEFORE, keys=3)
+        self._connection.unregister("banded")
+        return add_up([replace(no_sums(), before_keys=before_keys, before=before)])
 
     def _once(self, kind: EventKind, files: Sequence[str]) -> str:
         """A relation in which each event of these files is there once."""

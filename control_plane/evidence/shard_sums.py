@@ -8,9 +8,9 @@ from control_plane.domain.events import EventKind
 from control_plane.evidence.array_file import recall, remember
 from control_plane.evidence.commit_log import Segment
 from control_plane.evidence.event_log import DAY_MS, NUM_SHARDS, EventLog, Snapshot
-from control_plane.evidence.partition_query import PartitionQuery, Scope
+from control_plane.evidence.partition_query import Bands, PartitionQuery, Scope
 from control_plane.evidence.sums import Sums, add_up, no_sums
-from control_plane.evidence.users import UserRows, Users, no_users, with_rows
+from control_plane.evidence.users import UserRows, Users, no_user_rows, no_users, with_rows
 
 ROWS_AT_ONCE = 500_000  # events: a query over fewer spends its time on being planned, and they fit anywhere
 
@@ -33,6 +33,9 @@ class ShardSums:
     A day is closed once the last label window of its impressions has ended. Closed days are remembered twice:
     each by itself, and added up in the order of time. A late event changes what its day is known by, so that
     day is summed again and the days after it are added again.
+
+    With `bands`, these are days before a rollout: what was shown then is summed by its users' bands, and no users
+    are counted.
     """
 
     def __init__(
@@ -42,18 +45,21 @@ class ShardSums:
         scope: Scope,
         *,
         shards: tuple[int, ...],
-        generations: Collection[int],
-        since_ms: int,
+        days: range,
+        generations: Collection[int] = (),
+        since_ms: int = 0,
         as_of_ms: int,
+        bands: Bands | None = None,
     ) -> None:
         self._log = log
         self._scope = scope
         self._generations = generations
         self._since_ms = since_ms
         self._as_of_ms = as_of_ms
-        self._days = _days_of(snapshot, shards, range(since_ms // DAY_MS, as_of_ms // DAY_MS + 1))
+        self._bands = bands
+        self._days = _days_of(snapshot, shards, days)
         self._name = "shards=" + ",".join(str(shard) for shard in shards)
-        self._folder = log.root / "sums" / scope.key
+        self._folder = log.root / "sums" / (scope.key if bands is None else _hashed(f"{scope.key} {bands}"))
 
     def read(self, sql: PartitionQuery) -> tuple[Sums, Users]:
         closed = [day for day in self._days if (day + 1) * DAY_MS + self._scope.longest_window_ms <= self._as_of_ms]
@@ -110,6 +116,8 @@ class ShardSums:
         files = {
             kind: self._log.files([one for day in days for one in self._days[day].get(kind, ())]) for kind in EventKind
         }
+        if self._bands is not None:
+            return sql.sums_before(files, self._scope, self._bands, as_of_ms=self._as_of_ms), no_user_rows()
         return sql.sums(files, self._scope, since_ms=self._since_ms, as_of_ms=self._as_of_ms)
 
     def _known_by(self, day: int) -> str:

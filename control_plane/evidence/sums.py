@@ -23,6 +23,7 @@ KEYED = {  # columns of keys to the columns that add up under them
     "score_pair_keys": "score_pairs",
     "reliability_keys": "reliability",
     "shadow_reliability_keys": "shadow_reliability",
+    "before_keys": "before",
 }
 NONE_YET_MS = np.iinfo(np.int64).min
 
@@ -39,6 +40,7 @@ class Sums:
         reliability_keys: (generation, view type, arm, coarse bucket, score bin); `reliability` are
             `ReliabilityMeasure`s.
         shadow_reliability_keys: the same of the pairs.
+        before_keys: (band of the split's slots, view type, bucket); `before` are `Measure`s of days before the start.
         newest_ms: latest exposure of the surface, latest sign of the candidate; `NONE_YET_MS` if none.
     """
 
@@ -54,6 +56,8 @@ class Sums:
     reliability: "IntArray"
     shadow_reliability_keys: "IntArray"
     shadow_reliability: "IntArray"
+    before_keys: "IntArray"
+    before: "IntArray"
     newest_ms: "IntArray"
 
     def to_arrays(self) -> "dict[str, NDArray[np.generic]]":
@@ -78,6 +82,8 @@ def no_sums() -> Sums:
         reliability=np.zeros((0, len(ReliabilityMeasure)), np.int64),
         shadow_reliability_keys=np.zeros((0, 5), np.int64),
         shadow_reliability=np.zeros((0, len(ReliabilityMeasure)), np.int64),
+        before_keys=np.zeros((0, 3), np.int64),
+        before=np.zeros((0, len(Measure)), np.int64),
         newest_ms=np.full(2, NONE_YET_MS, np.int64),
     )
 

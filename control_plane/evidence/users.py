@@ -86,6 +86,12 @@ class Users:
         return Counter(zip((self.first_ms_U // day_ms).tolist(), generation_U.tolist(), arm_U.tolist(), strict=True))
 
 
+def no_user_rows() -> UserRows:
+    return UserRows(
+        user_N=np.zeros(0, np.uint64), generation_N=np.zeros(0, np.int64), first_ms_NA=np.zeros((0, len(Arm)), np.int64)
+    )
+
+
 def no_users() -> Users:
     return Users(
         user_U=np.zeros(0, np.uint64),

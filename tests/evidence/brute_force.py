@@ -18,7 +18,7 @@ from control_plane.domain.moments import (
     PairMeasure,
     Stratum,
 )
-from control_plane.domain.split import NUM_BUCKETS, bucket_of
+from control_plane.domain.split import NUM_BUCKETS, bucket_of, slot_of
 from control_plane.evidence.aggregate import MomentsQuery
 from control_plane.evidence.event_log import DAY_MS
 from tests.evidence.events import Event, as_row
@@ -39,6 +39,7 @@ class _BruteForce:
         scored = _once([e for e in events if isinstance(e, ShadowScore)], lambda e: (*_key(e), e.version_id))
         engaged = _once([e for e in events if isinstance(e, Engagement)], lambda e: (*_key(e), e.label, e.event_id))
         self.shown = [e for e in shown if e.surface == query.surface and self._in_time(e)]
+        self.shown_before = [e for e in shown if e.surface == query.surface and self._is_before(e)]
         self.scored = [
             e for e in scored if e.surface == query.surface and self._in_time(e) and e.version_id == query.candidate
         ]
@@ -80,10 +81,26 @@ class _BruteForce:
             as_of_ms=query.as_of_ms,
             newest_event_ms=max(newest, default=None),
             candidate_newest_ms=max([*of_candidate, *(e.served_at_ms for e in self.scored)], default=None),
+            before_MGAK=self._before(len(segments)),
         )
 
     def _in_time(self, event: Exposure | ShadowScore) -> bool:
         return self.query.since_ms <= event.served_at_ms <= self.query.as_of_ms
+
+    def _is_before(self, exposure: Exposure) -> bool:
+        day, first_day = exposure.served_at_ms // DAY_MS, self.query.since_ms // DAY_MS
+        return first_day - self.query.pre_period_days <= day < first_day
+
+    def _before(self, segments: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None":
+        shared = [share for _, share in sorted(self.query.shares.items()) if share not in (0, 10_000)]
+        if not shared or not self.shown_before:
+            return None
+        sums = np.zeros((len(Measure), segments, 2, NUM_BUCKETS), np.int64)
+        for exposure in self.shown_before:
+            arm = int(slot_of(exposure.user_key, self.query.salt) < shared[-1])
+            for segment in self._segments(exposure):
+                sums[:, segment, arm, int(bucket_of(exposure.user_key))] += self._measures(exposure)
+        return sums
 
     def _arm(self, exposure: Exposure) -> int | None:
         served = (exposure.arm, exposure.version_id)

@@ -1,14 +1,16 @@
 """Moments are a pure function of the events, and the right one."""
 
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from control_plane.domain.events import HOME_ARM, Label
 from control_plane.domain.moments import Measure, Moments
@@ -21,6 +23,7 @@ from tests.evidence.brute_force import brute_force
 from tests.evidence.events import (
     DAY,
     HOUR_MS,
+    OTHER,
     START_MS,
     Event,
     a_log,
@@ -30,6 +33,8 @@ from tests.evidence.events import (
     by_kind,
     random_events,
 )
+
+IntArray = NDArray[np.int64]
 
 
 def assert_identical(found: Moments, expected: Moments) -> None:
@@ -227,3 +232,133 @@ def test_what_was_shown_while_the_candidate_was_at_home_speaks_for_neither_arm(t
         "it is at home, not idle"
     )
     assert_identical(found, brute_force(events, a_query(since_ms=START_MS)))
+
+
+BEFORE_START = {"since_ms": START_MS + 3 * DAY_MS + HOUR_MS, "salt": "home_feed/rollout/7", "pre_period_days": 2}
+
+
+def before_of(found: Moments) -> IntArray:
+    assert found.before_MGAK is not None
+    return found.before_MGAK
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("as_of_ms", [START_MS + 3 * DAY_MS + 7 * HOUR_MS, START_MS + 9 * DAY_MS])
+def test_days_before_the_start_are_summed_by_the_arms_of_the_present_split(
+    tmp_path: Path, seed: int, as_of_ms: int
+) -> None:
+    events = random_events(seed)
+    query = a_query(**BEFORE_START, as_of_ms=as_of_ms)
+
+    found = moments(a_log(tmp_path, events), query)
+
+    assert before_of(found).dtype == np.int64
+    assert before_of(found)[Measure.IMPRESSIONS, 0].sum(axis=1).all(), "both arms had users before"
+    assert_identical(found, brute_force(events, query))
+
+
+@given(seed=st.integers(0, 2**32), order=st.randoms(use_true_random=False), num_batches=st.integers(1, 3))
+@settings(max_examples=6, deadline=None)
+def test_days_before_do_not_depend_on_how_events_came_in(seed: int, order: random.Random, num_batches: int) -> None:
+    events = random_events(seed, impressions=30, users=6)
+    arrivals = [*events, *order.choices(events, k=10)]
+    order.shuffle(arrivals)
+    query = a_query(**BEFORE_START, as_of_ms=START_MS + 6 * DAY_MS)
+
+    with TemporaryDirectory() as folder:
+        log = a_log(Path(folder))
+        for start in range(num_batches):
+            log.append(by_kind(arrivals[start::num_batches]))
+            found = moments(log, query)  # days before are remembered, then change by what comes late
+
+        assert_identical(found, brute_force(events, query))
+        assert_identical(moments(log, query), found)
+
+
+def test_large_days_before_are_summed_shard_by_shard_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = random_events(9)
+    query = a_query(**BEFORE_START, as_of_ms=START_MS + 9 * DAY_MS)
+    log = a_log(tmp_path, events)
+
+    monkeypatch.setattr(shard_sums, "ROWS_AT_ONCE", 20)
+
+    assert_identical(moments(log, query), brute_force(events, query))
+
+
+def test_a_weight_that_was_foreseen_needs_no_second_pass_over_the_days_before(tmp_path: Path) -> None:
+    events = random_events(10)
+    query = a_query(
+        **BEFORE_START, shares={1: 0, 2: 2_500}, weights_bp=(2_500, 5_000, 10_000), as_of_ms=START_MS + 9 * DAY_MS
+    )
+    log = a_log(tmp_path, events)
+    early = moments(log, query)
+    for segments in log.snapshot().values():
+        for path in log.files(segments):
+            Path(path).unlink()
+
+    grown = replace(query, shares={1: 0, 2: 2_500, 3: 5_000})
+    found = moments(log, grown)
+
+    assert not np.array_equal(before_of(found), before_of(early))
+    assert np.array_equal(before_of(found), before_of(brute_force(events, grown)))
+
+
+def test_a_weight_that_nobody_foresaw_is_read_anew(tmp_path: Path) -> None:
+    events = random_events(11)
+    query = a_query(**BEFORE_START, shares={2: 2_500}, as_of_ms=START_MS + 9 * DAY_MS)
+    log = a_log(tmp_path, events)
+    moments(log, query)
+
+    grown = replace(query, shares={2: 2_500, 3: 4_000})
+
+    assert_identical(moments(log, grown), brute_force(events, grown))
+
+
+def test_at_full_traffic_users_stay_in_the_arms_of_the_last_split_that_both_shared(tmp_path: Path) -> None:
+    query = a_query(**BEFORE_START, shares={2: 2_500}, as_of_ms=START_MS + 9 * DAY_MS)
+    log = a_log(tmp_path, random_events(12))
+
+    shared, full = moments(log, query), moments(log, replace(query, shares={2: 2_500, 3: 10_000}))
+
+    assert np.array_equal(before_of(full), before_of(shared))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"pre_period_days": 0},
+        {"shares": {1: 0, 2: 10_000}},
+        {"since_ms": START_MS + 2 * HOUR_MS},
+    ],
+    ids=["none were asked for", "there never was a split", "the log begins with the rollout"],
+)
+def test_there_are_no_days_before_where(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    log = a_log(tmp_path, random_events(13))
+
+    found = moments(log, a_query(**{**BEFORE_START, "as_of_ms": START_MS + 9 * DAY_MS, **overrides}))
+
+    assert found.before_MGAK is None
+
+
+def test_days_before_change_nothing_else(tmp_path: Path) -> None:
+    log = a_log(tmp_path, random_events(14))
+    query = a_query(**BEFORE_START, as_of_ms=START_MS + 9 * DAY_MS)
+
+    found = moments(log, query)
+
+    assert_identical(replace(found, before_MGAK=None), moments(log, replace(query, pre_period_days=0)))
+
+
+def test_whatever_served_a_user_before_counts_and_the_day_of_the_start_does_not(tmp_path: Path) -> None:
+    events: list[Event] = [
+        an_exposure(impression_id=1, arm=HOME_ARM, served_at_ms=START_MS + DAY_MS),
+        an_exposure(impression_id=2, version_id=OTHER, generation=9, served_at_ms=START_MS + 2 * DAY_MS),
+        an_exposure(impression_id=3, arm="candidate", version_id=CANDIDATE, served_at_ms=START_MS + 3 * DAY_MS - 1),
+        an_exposure(impression_id=4, served_at_ms=START_MS + 3 * DAY_MS),
+        an_exposure(impression_id=5, served_at_ms=START_MS + DAY_MS - 1),
+    ]
+    found = moments(a_log(tmp_path, events), a_query(**BEFORE_START, as_of_ms=START_MS + 9 * DAY_MS))
+
+    assert before_of(found)[Measure.IMPRESSIONS, 0].sum() == 3

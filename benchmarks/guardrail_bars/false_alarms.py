@@ -3,8 +3,6 @@
 Letters of the shapes: R runs, S strata, A arms, K buckets, Q user-level sums.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from benchmarks.guardrail_bars import crowd
@@ -13,14 +11,15 @@ from benchmarks.guardrail_bars.rules import (
     ALPHA,
     LOG_BAR,
     MARGIN,
+    ONE_SIDED_Z,
     estimate,
     log_e_harm,
     passes_gates,
     rivals_alarm,
+    t_below,
 )
 from benchmarks.guardrail_bars.scenarios import SCENARIOS, Scenario, nothing
 from control_plane.domain.split import Arm
-from control_plane.guardrails.estimate import FloatArray, IntArray
 
 NEWCOMERS = 256  # per look, both arms
 FEW_NEWCOMERS = 6  # so that nearly all looks fall on little data, where a normal score is least normal
@@ -42,7 +41,9 @@ def measure(*, runs: int, scenario_runs: int, looks: int) -> Measured:
     _tell_newcomers(measured, newcomers(runs=runs, looks=looks), looks)
     _tell_early(measured, newcomers(runs=scenario_runs, looks=looks, per_look=FEW_NEWCOMERS), looks)
     for name, scenario in SCENARIOS.items():
-        _tell(measured, name, watched(name, scenario, runs=scenario_runs, looks=looks), looks)
+        found = watched(name, scenario, runs=scenario_runs, looks=looks)
+        _tell(measured, name, found[OURS], looks)
+        measured.figures[f"false_alarm_{name}_z_users"] = found["z_users"].share
     return measured
 
 
@@ -68,26 +69,18 @@ def newcomers(*, runs: int, looks: int, per_look: int = NEWCOMERS) -> dict[tuple
     return {key: joined(alarms) for key, alarms in parts.items()}
 
 
-def watched(
-    name: str,
-    scenario: Scenario,
-    *,
-    runs: int,
-    looks: int,
-    rule: Callable[[IntArray, IntArray], FloatArray] | None = None,
-) -> Alarms:
-    """First alarms of the project's rule, or of another that gives a log e-value per run."""
-    parts = []
+def watched(name: str, scenario: Scenario, *, runs: int, looks: int) -> dict[str, Alarms]:
+    """First alarms of the project's rule and of a one-sided z test with the same variance."""
+    parts: dict[str, list[Alarms]] = {OURS: [], "z_users": []}
     for count, rng in chunked(f"1 {_in_words(name)}", runs, 50, seed=1_000 + list(SCENARIOS).index(name)):
-        alarms = Alarms(count)
-        for look, (clicks_RSAK, shown_RSAK) in enumerate(scenario(rng, count, looks), start=1):
-            alarms.note(np.asarray((rule or _ours)(clicks_RSAK, shown_RSAK) >= LOG_BAR), look)
-        parts.append(alarms)
-    return joined(parts)
-
-
-def _ours(clicks_RSAK: IntArray, shown_RSAK: IntArray) -> FloatArray:
-    return log_e_harm(estimate(clicks_RSAK, shown_RSAK))
+        seen = {rule: Alarms(count) for rule in parts}
+        for look, sums in enumerate(scenario(rng, count, looks), start=1):
+            found = estimate(*sums)
+            seen[OURS].note(np.asarray(log_e_harm(found) >= LOG_BAR), look)
+            seen["z_users"].note(np.asarray((t_below(found, MARGIN) >= ONE_SIDED_Z) & passes_gates(found)), look)
+        for rule, alarms in seen.items():
+            parts[rule].append(alarms)
+    return {rule: joined(alarms) for rule, alarms in parts.items()}
 
 
 def _tell_newcomers(measured: Measured, found: dict[tuple[str, int], Alarms], looks: int) -> None:

@@ -5,6 +5,7 @@ Shapes: N candidate rows, T tasks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,15 +33,23 @@ from model_runtime.networks.engagement import (
     to_tensors,
 )
 from model_runtime.networks.features import FeatureSpec, FloatArray, RowBatch, check_batch
+from model_runtime.networks.nulls import RateArray, null_rates_from_json
 
 CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
 CPU_PASS_USERS = 512  # the same for users, whose histories take more room
+OBSERVED_ROWS = 64  # rows of a batch whose gates an observer sees: they cost next to nothing beside a forward
+NULL_RATES = "null_rates"  # of a manifest's config: no part of any digest, since it changes no score
 INPUT_PREFIX, SCORE_PREFIX = "input.", "score."  # of the tensors in a golden file
+
+Observe = Callable[[RowBatch, FloatArray], None]  # the batch as the network read it, and the gates of some of its rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedVersion:
-    """One surface's version, ready to score; threads may share it."""
+    """One surface's version, ready to score; threads may share it.
+
+    `null_rate_F` is how often each feature was null in training, see `networks.nulls`; older exports do not tell.
+    """
 
     manifest: Manifest
     spec: FeatureSpec
@@ -48,13 +57,16 @@ class LoadedVersion:
     head: SurfaceHead
     calibrator: Calibrator
     device: str
+    null_rate_F: RateArray | None = None
 
     @property
     def version_id(self) -> VersionId:
         return self.manifest.version.version_id
 
-    def score(self, batch: RowBatch) -> dict[str, FloatArray]:
+    def score(self, batch: RowBatch, *, observe: Observe | None = None) -> dict[str, FloatArray]:
         """Probabilities by task, each of shape (N,); the click's are calibrated by view type.
+
+        `observe` sees what came in and what the gates made of it, in the middle of the forward.
 
         Raises:
             InvalidField: the batch breaks the feature contract.
@@ -63,19 +75,25 @@ class LoadedVersion:
         checked = check_batch(self.spec, surface, batch)
         with torch.inference_mode():
             rows = to_tensors(self.spec, surface, checked, device=self.device)
-            logit_NT = self._logits(rows)
+            logit_NT = self._logits(rows, None if observe is None else partial(observe, checked))
             view_type_N = rows.context_N - first_context(self.spec, surface)
             logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], view_type_N)
             probability_TN = logit_NT.sigmoid().T.contiguous().cpu().numpy()
         return dict(zip(TASKS, probability_TN, strict=True))
 
-    def _logits(self, rows: RowTensors) -> Tensor:
+    def _logits(self, rows: RowTensors, see_gates: Callable[[FloatArray], None] | None) -> Tensor:
         all_rows, all_users = len(rows.user_index_N), len(rows.history_UL)
         row_step, user_step = (CPU_PASS_ROWS, CPU_PASS_USERS) if self.device == "cpu" else (all_rows, all_users)
         user_parts = [rows.users(part) for part in _slices(all_users, user_step)]
         user_UY = torch.cat([self.trunk.encode_users(part) for part in user_parts])
-        row_parts = [rows.rows(part) for part in _slices(all_rows, row_step)]
-        return torch.cat([self.head(self.trunk.read_rows(user_UY, part)) for part in row_parts])
+        logits = []
+        for part in _slices(all_rows, row_step):
+            shared = self.trunk.read_rows(user_UY, rows.rows(part))
+            if see_gates is not None and part.start == 0:
+                some_NX = shared.crossed_NX[:: 1 + len(shared.crossed_NX) // OBSERVED_ROWS]
+                see_gates(self.head.gates(some_NX).cpu().numpy())
+            logits.append(self.head(shared))
+        return torch.cat(logits)
 
 
 def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.Module] | None = None) -> LoadedVersion:
@@ -90,6 +108,7 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
     manifest = read_manifest(folder)
     content = {name: _verified(folder / name, manifest) for name in (*FILE_OF.values(), GOLDEN_FILE)}
     spec, trunk_config, head_config = _configs(manifest)
+    null_rate_F = _null_rates(manifest, spec)
     trunk = _load_trunk(folder, content, manifest, spec, trunk_config, device=device, trunks=trunks)
     head = _build(
         lambda: SurfaceHead(trunk.crossed_width, trunk_config.experts, head_config),
@@ -107,6 +126,7 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
         head=head,
         calibrator=calibrator,
         device=device,
+        null_rate_F=null_rate_F,
     )
     _check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE)
     if trunks is not None:
@@ -203,6 +223,15 @@ def _configs(manifest: Manifest) -> tuple[FeatureSpec, TrunkConfig, HeadConfig]:
         expected = manifest.version.feature_signature
         raise DigestMismatch("config.features", expected=expected, found=signature)
     return spec, trunk, head
+
+
+def _null_rates(manifest: Manifest, spec: FeatureSpec) -> RateArray | None:
+    if NULL_RATES not in manifest.config:
+        return None
+    try:
+        return null_rates_from_json(spec, manifest.config[NULL_RATES])
+    except InvalidField as error:
+        raise InvalidManifest(f"config.{error.field}", error.rule) from None
 
 
 def _load_trunk(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId, digest_of
-from model_runtime.checkpoints import LoadedVersion, golden_content, load_version, tensors_of
+from model_runtime.checkpoints import NULL_RATES, LoadedVersion, golden_content, load_version, tensors_of
+from model_runtime.networks.nulls import null_rates_to_json
 from model_runtime.training.joint import JointCheckpoint
 
 GOLDEN_TOLERANCE = 1e-5  # of a probability: other processors and batch sizes differ by about 1e-7, a wrong model by far
@@ -60,6 +61,7 @@ def _manifest(
         calibrator=digest_of(files[FILE_OF[Part.CALIBRATOR]]),
         feature_signature=joint.spec.signature(surface),
     )
+    null_rate_F = joint.null_rates.get(surface)
     return Manifest(
         version=version,
         model_name=model_name,
@@ -71,6 +73,7 @@ def _manifest(
             "features": joint.spec.to_json(),
             "trunk": asdict(joint.network.trunk.config),
             "head": asdict(joint.network.head_of(surface).config),
+            **({} if null_rate_F is None else {NULL_RATES: null_rates_to_json(joint.spec, null_rate_F)}),
         },
     )
 

@@ -6,7 +6,7 @@ and SURFACE.golden.safetensors (held-out rows, with the scores they got).
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from control_plane.domain.errors import InvalidField, UnsafeArtifact
@@ -15,6 +15,7 @@ from model_runtime.checkpoints import fill, golden_batch, golden_content, read_t
 from model_runtime.networks.calibration import Calibrator
 from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig, read_config
 from model_runtime.networks.features import FeatureSpec, RowBatch
+from model_runtime.networks.nulls import RateArray, null_rates_from_json, null_rates_to_json
 
 FORMAT = "surefoot-joint/1"
 CONFIG_FILE, TRUNK_FILE = "config.json", "trunk.safetensors"
@@ -22,13 +23,17 @@ CONFIG_FILE, TRUNK_FILE = "config.json", "trunk.safetensors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointCheckpoint:
-    """The network of all surfaces, a calibrator per surface, and rows to check an export with."""
+    """The network of all surfaces, a calibrator per surface, and rows to check an export with.
+
+    `null_rates` is how often each feature was null in a surface's training rows, see `networks.nulls`.
+    """
 
     network: EngagementNetwork
     calibrators: Mapping[Surface, Calibrator]
     golden: Mapping[Surface, RowBatch]
     training_run: str
     metrics: Mapping[str, object]
+    null_rates: Mapping[Surface, RateArray] = field(default_factory=dict)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -53,6 +58,7 @@ class JointCheckpoint:
             "trunk": asdict(self.network.trunk.config),
             "heads": {surface: asdict(self.network.head_of(surface).config) for surface in self.spec.surfaces},
             "metrics": self.metrics,
+            "null_rates": {surface: null_rates_to_json(self.spec, each) for surface, each in self.null_rates.items()},
         }
 
     @classmethod
@@ -68,6 +74,9 @@ class JointCheckpoint:
         heads, metrics = config.get("heads"), config.get("metrics")
         if not isinstance(heads, dict) or not isinstance(metrics, dict):
             raise InvalidField("config.json", "must hold the objects 'heads' and 'metrics'")
+        null_rates = config.get("null_rates", {})  # a checkpoint of before does not tell
+        if not isinstance(null_rates, dict):
+            raise InvalidField("null_rates", "must be an object")
         network = EngagementNetwork(
             spec,
             read_config(TrunkConfig, "trunk", config.get("trunk")),
@@ -87,6 +96,7 @@ class JointCheckpoint:
             golden=golden,
             training_run=str(config.get("training_run")),
             metrics=metrics,
+            null_rates={Surface(name): null_rates_from_json(spec, each) for name, each in null_rates.items()},
         )
 
 

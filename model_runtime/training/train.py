@@ -24,6 +24,7 @@ from model_runtime.networks.engagement import (
     mixed_to_tensors,
 )
 from model_runtime.networks.features import IntArray, RowBatch
+from model_runtime.networks.nulls import null_rates_of_rows
 from model_runtime.training.calibrate import fit_calibrator
 from model_runtime.training.data import Examples, Parts, split_by_time
 from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
@@ -91,6 +92,7 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
             "held_out": held_out_table(network, measured, examples, parts),
             "experts": {surface: expert_shares(network, examples, surface, parts[surface]) for surface in parts},
         },
+        null_rates={surface: null_rates_of_rows(examples.rows.take(part.training)) for surface, part in parts.items()},
     )
 
 

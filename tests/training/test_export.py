@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from control_plane.domain.errors import InvalidField, UnsafeArtifact
+from control_plane.domain.errors import InvalidField, InvalidManifest, UnsafeArtifact
 from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
 from model_runtime.checkpoints import load_version, tensors_of
+from model_runtime.networks.nulls import KINDS
 from model_runtime.training.export import export
 from model_runtime.training.faults import parse_fault, with_fault
 from model_runtime.training.joint import JointCheckpoint
@@ -104,3 +105,46 @@ def test_a_checkpoint_folder_that_is_none_is_refused(joint: JointCheckpoint, tmp
     (tmp_path / "search.head.safetensors").unlink()
     with pytest.raises(UnsafeArtifact, match=r"search\.head\.safetensors: cannot be read"):
         JointCheckpoint.read(tmp_path)
+
+
+def test_an_export_tells_how_often_each_feature_was_null_in_its_surfaces_training(
+    joint: JointCheckpoint, tmp_path: Path
+) -> None:
+    export(joint, tmp_path)
+
+    for surface in (HOME_FEED, SEARCH):
+        rates = manifest_of(tmp_path / surface).config["null_rates"]
+        assert isinstance(rates, dict)
+        assert rates["user_dense"] == [pytest.approx(0.5, abs=0.05)]  # every second row has tenure 0
+        assert rates["history"] == [pytest.approx(1 / 8, abs=0.04)]  # one length of eight is 0
+        assert rates["user_categorical"][0] == pytest.approx(1 / 4, abs=0.05)
+        assert rates["candidate_categorical"][0] == 0.0
+        loaded = load_version(tmp_path / surface).null_rate_F
+        assert loaded is not None
+        assert loaded.tolist() == [rate for kind in KINDS for rate in rates[kind]]
+
+
+def test_null_rates_are_no_part_of_what_identifies_a_version(joint: JointCheckpoint, tmp_path: Path) -> None:
+    assert export(replace(joint, null_rates={}), tmp_path / "without") == export(joint, tmp_path / "with")
+
+    assert load_version(tmp_path / "without" / SEARCH).null_rate_F is None
+
+
+def test_a_checkpoint_of_before_null_rates_is_read_without_them(joint: JointCheckpoint, tmp_path: Path) -> None:
+    joint.write(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["null_rates"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    assert JointCheckpoint.read(tmp_path).null_rates == {}
+
+
+def test_null_rates_that_fit_no_feature_are_refused_by_their_name(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path)
+    path = tmp_path / SEARCH / MANIFEST_FILE
+    manifest = json.loads(path.read_text())
+    manifest["config"]["null_rates"]["history"] = [2.0]
+    path.write_text(json.dumps(manifest))
+
+    with pytest.raises(InvalidManifest, match=r"config\.null_rates\.history: must be a list of 1 shares"):
+        load_version(tmp_path / SEARCH)

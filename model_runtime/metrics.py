@@ -1,16 +1,46 @@
 """The engine's counts as Prometheus metrics, read at each scrape."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from control_plane.domain.latency import LATENCY_BOUNDS_MS
 from control_plane.domain.model_version import VersionId
-from control_plane.domain.moments import ServingCounts
+from control_plane.domain.moments import FIXED_POINT, ServingCounts
 from model_runtime.engine import Engine
 
 SPLITS_MODES = ("stream", "poll", "last_known_good")
+COUNTERS = {
+    "requests": "Users that a version was asked to score for",
+    "errors": "Users that got no usable answer from the version",
+    "timeouts": "Users answered by a slow forward",
+    "scores": "Scores given",
+    "bad_scores": "Scores that are NaN, infinite or outside 0 to 1",
+    "calls": "Batches that a version was asked to score, also in the shadow",
+    "batches": "Batches that answered users",
+    "split_batches": "Batches that the cap on unique users cut",
+    "rows": "Rows of batches that answered users",
+    "users_encoded": "Users encoded for those rows; rows by users is the dedup ratio",
+}
+GAUGES = {
+    "distinct_scores": "Distinct scores given, up to a bound",
+    "features": "Features whose null rate training knows",
+    "features_lost": "Features of which lately far fewer values come than in training",
+}
+MEANS = {  # name of a sum in fixed point: the count it is over, and what it is
+    "gate_entropy": ("gate_samples", "Normalised entropy of the gates over the experts, of sampled calls"),
+    "feature_nulls": ("feature_samples", "Share of feature values that are null, of sampled calls"),
+    "feature_nulls_expected": ("feature_samples", "The same share as training had it"),
+}
 
 
 class EngineCollector(Collector):
@@ -56,11 +86,32 @@ class EngineCollector(Collector):
         yield from (dropped, waiting, failed_posts, events)
 
 
-def _versions(counts: dict[VersionId, ServingCounts]) -> Iterator[Metric]:
-    by_name = {version_id: asdict(count) for version_id, count in counts.items()}
-    for name in ServingCounts.__dataclass_fields__:
-        kind = GaugeMetricFamily if name == "distinct_scores" else CounterMetricFamily
-        metric = kind(f"surefoot_runtime_{name}", f"{name} by version since the start", labels=["version"])
-        for version_id, count in by_name.items():
-            metric.add_metric([version_id], count[name])
-        yield metric
+def _versions(counts: Mapping[VersionId, ServingCounts]) -> Iterator[Metric]:
+    for name, help_text in COUNTERS.items():
+        counter = CounterMetricFamily(f"surefoot_runtime_{name}", help_text, labels=["version"])
+        for version_id, count in counts.items():
+            counter.add_metric([version_id], getattr(count, name))
+        yield counter
+    for name, help_text in GAUGES.items():
+        gauge = GaugeMetricFamily(f"surefoot_runtime_{name}", help_text, labels=["version"])
+        for version_id, count in counts.items():
+            gauge.add_metric([version_id], getattr(count, name))
+        yield gauge
+    yield _scoring_seconds(counts)
+    for name, (samples, help_text) in MEANS.items():
+        mean = SummaryMetricFamily(f"surefoot_runtime_{name}", help_text, labels=["version"])
+        for version_id, count in counts.items():
+            mean.add_metric([version_id], getattr(count, samples), getattr(count, name) / FIXED_POINT)
+        yield mean
+
+
+def _scoring_seconds(counts: Mapping[VersionId, ServingCounts]) -> Metric:
+    histogram = HistogramMetricFamily(
+        "surefoot_runtime_scoring_seconds", "Time a version took over a batch that answered users", labels=["version"]
+    )
+    bounds = [*(str(bound / 1e3) for bound in LATENCY_BOUNDS_MS), "+Inf"]
+    for version_id, count in counts.items():
+        if count.batches:
+            buckets = list(zip(bounds, map(float, accumulate(count.latency_bins)), strict=True))
+            histogram.add_metric([version_id], buckets, count.latency_us / 1e6)
+    return histogram

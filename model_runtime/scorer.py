@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control_plane.domain.split import Arm, Split
-from model_runtime.batching import of_users, pieces
-from model_runtime.checkpoints import LoadedVersion
+from model_runtime.batching import Piece, of_users, pieces
+from model_runtime.checkpoints import LoadedVersion, Observe
 from model_runtime.networks.features import RowBatch
+from model_runtime.networks.nulls import null_rates
 from model_runtime.residency import Residency
-from model_runtime.tally import Tally, is_bad
+from model_runtime.tally import Call, Served, Tally, is_bad
 
 HEADS = ("click", "good_click", "hide")
 NOTHING_SHOWN = -1
@@ -71,15 +72,29 @@ class Scorer:
         self._max_rows = max_rows
         self._slow_seconds = slow_seconds
 
-    def score(self, version: LoadedVersion, batch: RowBatch) -> Scores:
+    def score(self, version: LoadedVersion, batch: RowBatch, *, is_shadow: bool = False) -> Scores:
         """Score every row with one version. A forward that raises is logged, and its rows are NaN."""
-        self._tally.asked(version.version_id, users=batch.num_users)
+        started = time.perf_counter()
+        is_sampled = self._tally.asked(version.version_id, users=batch.num_users)
         scores = Scores.none_of(batch.num_rows)
-        for piece in pieces(batch, max_users=self._max_users, max_rows=self._max_rows):
-            if (found := self._forward(version, piece.batch)) is not None:
-                scores.put(piece.row_M, found)
-        failed_U = np.unique(batch.user_index_N[scores.bad_rows()])
-        self._tally.failed(version.version_id, users=len(failed_U))
+        forwards = [
+            self._forward(version, piece, scores, self._observer(version) if is_sampled and not index else None)
+            for index, piece in enumerate(pieces(batch, max_users=self._max_users, max_rows=self._max_rows))
+        ]
+        call = Call(
+            users=batch.num_users,
+            failed_users=len(np.unique(batch.user_index_N[scores.bad_rows()])),
+            slow_users=sum(forward.users for forward in forwards if forward.is_slow),
+            scores=sum(forward.scores for forward in forwards),
+            bad_scores=sum(forward.bad_scores for forward in forwards),
+        )
+        served = Served(
+            seconds=time.perf_counter() - started,
+            rows=batch.num_rows,
+            users_encoded=sum(forward.users for forward in forwards),
+            is_split=batch.num_users > self._max_users,
+        )
+        self._tally.called(version.version_id, call, None if is_shadow else served)
         return scores
 
     def score_routed(self, split: Split, arm_U: NDArray[np.int64], batch: RowBatch) -> Routed:
@@ -109,8 +124,9 @@ class Scorer:
         candidate_id = split.version_of(Arm.CANDIDATE)
         candidate = self._residency.get(candidate_id)
         if candidate is None:
-            self._tally.asked(candidate_id, users=part.batch.num_users)
-            self._tally.failed(candidate_id, users=part.batch.num_users)
+            users = part.batch.num_users
+            self._tally.asked(candidate_id, users=users)
+            self._tally.called(candidate_id, Call(users=users, failed_users=users))
             return np.zeros_like(is_candidate_U)
         found = self.score(candidate, part.batch)
         scores.put(part.row_M, found)
@@ -124,17 +140,36 @@ class Scorer:
             raise Unavailable(f"stable version {stable.version_id} has no sound score for any row")
         return scores
 
-    def _forward(self, version: LoadedVersion, batch: RowBatch) -> Scores | None:
-        started = time.monotonic()
+    def _forward(self, version: LoadedVersion, piece: Piece, scores: Scores, observe: Observe | None) -> "_Forward":
+        """Fill in what a piece scored; an exception leaves its rows as they were."""
+        users, started = piece.batch.num_users, time.perf_counter()
         try:
-            found = version.score(batch)
+            found = version.score(piece.batch, observe=observe)
         except Exception:  # whatever a version does, its users get an answer
-            log.exception("version %s failed on %d users", version.version_id, batch.num_users)
-            return None
-        is_slow = time.monotonic() - started > self._slow_seconds
-        scores = Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"])
-        self._tally.scored(version.version_id, scores.click_N, slow_users=batch.num_users if is_slow else 0)
-        return scores
+            log.exception("version %s failed on %d users", version.version_id, users)
+            return _Forward(users=users)
+        is_slow = time.perf_counter() - started > self._slow_seconds
+        scores.put(piece.row_M, Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"]))
+        bad_scores = self._tally.scored(version.version_id, found["click"])
+        return _Forward(users=users, is_slow=is_slow, scores=piece.batch.num_rows, bad_scores=bad_scores)
+
+    def _observer(self, version: LoadedVersion) -> Observe:
+        def observe(batch: RowBatch, gate_NTK: NDArray[np.float32]) -> None:
+            self._tally.saw_gates(version.version_id, gate_NTK)
+            if version.null_rate_F is not None:
+                self._tally.saw_features(version.version_id, null_rates(batch), version.null_rate_F)
+
+        return observe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Forward:
+    """`scores` are 0 where it raised."""
+
+    users: int
+    is_slow: bool = False
+    scores: int = 0
+    bad_scores: int = 0
 
 
 def best_rows(click_N: NDArray[np.float32], user_index_N: NDArray[np.int64], num_users: int) -> NDArray[np.int64]:

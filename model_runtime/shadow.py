@@ -126,7 +126,7 @@ class Shadow:
             with self._changed:
                 self._dropped_rows += job.batch.num_rows
             return
-        scores = self._scorer.score(version, job.batch)
+        scores = self._scorer.score(version, job.batch, is_shadow=True)
         is_sound_S = ~scores.bad_rows()
         if is_sound_S.any():
             record = job.impressions.where(is_sound_S).shadow_scores(job.version_id, scores.click_N[is_sound_S])

@@ -1,4 +1,7 @@
-"""What this runtime counted for each version since it started: users answered, errors, bad scores."""
+"""What this runtime counted for each version since it started: how its calls went, how long they took, what came in.
+
+Shapes: N rows, T tasks, K experts.
+"""
 
 import threading
 from collections import defaultdict
@@ -7,22 +10,69 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from control_plane.domain.latency import NUM_LATENCY_BINS, latency_bin
 from control_plane.domain.model_version import VersionId
-from control_plane.domain.moments import ServingCounts
+from control_plane.domain.moments import FIXED_POINT, ServingCounts
+from model_runtime.feature_watch import FeatureWatch
+from model_runtime.networks.nulls import RateArray
 
 MAX_DISTINCT = 1_000  # far more than a broken model has, little enough to hold
 LOOKED_AT = 2_048  # scores of one call that the search for distinct ones looks at
 SCORE_DECIMALS = 6  # the same row in another batch differs by 6e-8; that is no distinct score
+FIRST_CALLS, THEN_ONE_IN = 64, 32  # whose gates and features are looked at: soon enough to tell, then nearly free
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One batch that a version was asked to score, and what came of it.
+
+    `scores` and `bad_scores` are of the click; rows whose forward raised have none.
+    """
+
+    users: int
+    failed_users: int = 0
+    slow_users: int = 0
+    scores: int = 0
+    bad_scores: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """The same of a call that answered users, as a shadow's does not; `seconds` is the whole of it."""
+
+    seconds: float
+    rows: int
+    users_encoded: int
+    is_split: bool  # by the cap on unique users
 
 
 @dataclass(slots=True)
 class _Count:
+    """Names as in `ServingCounts`."""
+
     requests: int = 0
     errors: int = 0
     timeouts: int = 0
     scores: int = 0
     bad_scores: int = 0
     distinct: set[float] = field(default_factory=set)
+    asked_calls: int = 0
+    calls: int = 0
+    error_shares: int = 0
+    timeout_shares: int = 0
+    bad_score_shares: int = 0
+    batches: int = 0
+    latency_bins: list[int] = field(default_factory=lambda: [0] * NUM_LATENCY_BINS)
+    latency_us: int = 0
+    split_batches: int = 0
+    rows: int = 0
+    users_encoded: int = 0
+    gate_samples: int = 0
+    gate_entropy: int = 0
+    feature_samples: int = 0
+    feature_nulls: int = 0
+    feature_nulls_expected: int = 0
+    feature_watch: FeatureWatch | None = None
 
 
 class Tally:
@@ -32,39 +82,67 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: dict[VersionId, _Count] = defaultdict(_Count)
 
-    def asked(self, version_id: VersionId, *, users: int) -> None:
+    def asked(self, version_id: VersionId, *, users: int) -> bool:
+        """Count a call before it runs; whether its gates and features are to be looked at."""
         with self._lock:
-            self._counts[version_id].requests += users
+            count = self._counts[version_id]
+            count.requests += users
+            count.asked_calls += 1
+            return count.asked_calls <= FIRST_CALLS or count.asked_calls % THEN_ONE_IN == 0
 
-    def scored(self, version_id: VersionId, score_N: NDArray[np.float32], *, slow_users: int = 0) -> None:
-        """Count one forward's scores; its users are timeouts where it took too long."""
+    def scored(self, version_id: VersionId, score_N: NDArray[np.float32]) -> int:
+        """Look at the clicks of one forward; how many of them are bad."""
         is_bad_N = is_bad(score_N)
         with self._lock:
             count = self._counts[version_id]
-            count.timeouts += slow_users
-            count.scores += len(score_N)
-            count.bad_scores += int(is_bad_N.sum())
             if len(count.distinct) < MAX_DISTINCT:
                 count.distinct |= _some_distinct(score_N[~is_bad_N])
+        return int(is_bad_N.sum())
 
-    def failed(self, version_id: VersionId, *, users: int) -> None:
-        """Users that got no usable answer from the version: it raised, it is not loaded, or it gave bad scores."""
+    def called(self, version_id: VersionId, call: Call, served: Served | None = None) -> None:
+        """Count how a call went."""
         with self._lock:
-            self._counts[version_id].errors += users
+            count = self._counts[version_id]
+            count.calls += 1
+            count.errors += call.failed_users
+            count.timeouts += call.slow_users
+            count.scores += call.scores
+            count.bad_scores += call.bad_scores
+            count.error_shares += _share(call.failed_users, call.users)
+            count.timeout_shares += _share(call.slow_users, call.users)
+            count.bad_score_shares += _share(call.bad_scores, call.scores)
+            if served is not None:
+                count.batches += 1
+                count.latency_bins[latency_bin(served.seconds * 1e3)] += 1
+                count.latency_us += round(served.seconds * 1e6)
+                count.split_batches += served.is_split
+                count.rows += served.rows
+                count.users_encoded += served.users_encoded
+
+    def saw_gates(self, version_id: VersionId, gate_NTK: NDArray[np.float32]) -> None:
+        """Count how evenly a call's gates spread their rows; nothing of one expert, or of gates that are not finite."""
+        entropy = normalised_entropy(gate_NTK)
+        if entropy is None:
+            return
+        with self._lock:
+            count = self._counts[version_id]
+            count.gate_samples += 1
+            count.gate_entropy += round(entropy * FIXED_POINT)
+
+    def saw_features(self, version_id: VersionId, null_F: RateArray, expected_F: RateArray) -> None:
+        """Count how much of a call's features was null, beside training's null rates."""
+        with self._lock:
+            count = self._counts[version_id]
+            if count.feature_watch is None:
+                count.feature_watch = FeatureWatch(expected_F)
+            count.feature_watch.see(null_F)
+            count.feature_samples += 1
+            count.feature_nulls += round(float(null_F.mean()) * FIXED_POINT)
+            count.feature_nulls_expected += round(float(expected_F.mean()) * FIXED_POINT)
 
     def counts(self) -> dict[VersionId, ServingCounts]:
         with self._lock:
-            return {
-                version_id: ServingCounts(
-                    requests=count.requests,
-                    errors=count.errors,
-                    timeouts=count.timeouts,
-                    scores=count.scores,
-                    bad_scores=count.bad_scores,
-                    distinct_scores=min(len(count.distinct), MAX_DISTINCT),
-                )
-                for version_id, count in self._counts.items()
-            }
+            return {version_id: _counts(count) for version_id, count in self._counts.items()}
 
 
 def is_bad(score_N: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -72,5 +150,48 @@ def is_bad(score_N: NDArray[np.float32]) -> NDArray[np.bool_]:
     return ~((score_N >= 0) & (score_N <= 1))
 
 
+def normalised_entropy(gate_NTK: NDArray[np.float32]) -> float | None:
+    """Mean entropy of the gates as a share of that of all experts alike; None where it has no meaning."""
+    num_experts = gate_NTK.shape[-1]
+    if num_experts < 2 or not gate_NTK.size or not np.isfinite(gate_NTK).all():
+        return None
+    entropy_NT = -(gate_NTK * np.log(np.maximum(gate_NTK, np.finfo(np.float32).tiny))).sum(axis=-1)
+    return min(1.0, max(0.0, float(entropy_NT.mean()) / float(np.log(num_experts))))
+
+
+def _share(part: int, whole: int) -> int:
+    """In fixed point, of 0 to 1: a user cut over several slow forwards is counted in each."""
+    return round(min(part, whole) / whole * FIXED_POINT) if whole else 0
+
+
 def _some_distinct(score_N: NDArray[np.float32]) -> set[float]:
     return set(np.unique(np.round(score_N[:LOOKED_AT], SCORE_DECIMALS)).tolist())
+
+
+def _counts(count: _Count) -> ServingCounts:
+    watch = count.feature_watch
+    return ServingCounts(
+        requests=count.requests,
+        errors=count.errors,
+        timeouts=count.timeouts,
+        scores=count.scores,
+        bad_scores=count.bad_scores,
+        distinct_scores=min(len(count.distinct), MAX_DISTINCT),
+        calls=count.calls,
+        error_shares=count.error_shares,
+        timeout_shares=count.timeout_shares,
+        bad_score_shares=count.bad_score_shares,
+        batches=count.batches,
+        latency_bins=tuple(count.latency_bins),
+        latency_us=count.latency_us,
+        split_batches=count.split_batches,
+        rows=count.rows,
+        users_encoded=count.users_encoded,
+        gate_samples=count.gate_samples,
+        gate_entropy=count.gate_entropy,
+        feature_samples=count.feature_samples,
+        feature_nulls=count.feature_nulls,
+        feature_nulls_expected=count.feature_nulls_expected,
+        features=0 if watch is None else len(watch.expected_F),
+        features_lost=0 if watch is None else watch.num_lost(),
+    )

@@ -11,6 +11,7 @@ from control_plane.domain.split import Split
 from model_runtime.networks.calibration import Calibrator
 from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig
 from model_runtime.networks.features import FeatureSpec, RowBatch
+from model_runtime.networks.nulls import null_rates_of_rows
 from model_runtime.training.export import export
 from model_runtime.training.joint import JointCheckpoint
 from tests.networks.builders import HOME_FEED, a_batch, a_spec
@@ -79,6 +80,7 @@ def _joint(*, seed: int, spec: FeatureSpec | None = None) -> JointCheckpoint:
         golden={surface: _golden(spec, surface) for surface in spec.surfaces},
         training_run=f"test-{seed}",
         metrics={},
+        null_rates={surface: null_rates_of_rows(sound_batch(num_rows=1_000)) for surface in spec.surfaces},
     )
 
 

@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from control_plane.api import patterns
 from control_plane.api.standing import Standing
 from control_plane.domain.errors import InvalidField
+from control_plane.domain.latency import NUM_LATENCY_BINS
 from control_plane.domain.model_version import Part, Surface, VersionId
 from control_plane.domain.moments import ServingCounts
 from control_plane.domain.plan import RolloutPlan
@@ -120,13 +121,41 @@ class QuarantineIn(In):
     reason: GivenReason
 
 
+def _all_bins_or_none(bins: list[int]) -> list[int]:
+    if len(bins) not in (0, NUM_LATENCY_BINS):
+        raise ValueError(f"must hold {NUM_LATENCY_BINS} counts, or none, not {len(bins)}")
+    return bins
+
+
+LatencyBins = Annotated[list[Count], AfterValidator(_all_bins_or_none)]
+
+
 class CountsIn(In):
+    """A version's counts since the runtime started, as `ServingCounts` explains them; what is not told is 0."""
+
     requests: Count = 0
     errors: Count = 0
     timeouts: Count = 0
     scores: Count = 0
     bad_scores: Count = 0
     distinct_scores: Count = 0
+    calls: Count = 0
+    error_shares: Count = 0
+    timeout_shares: Count = 0
+    bad_score_shares: Count = 0
+    batches: Count = 0
+    latency_bins: LatencyBins = Field(default_factory=list)
+    latency_us: Count = 0
+    split_batches: Count = 0
+    rows: Count = 0
+    users_encoded: Count = 0
+    gate_samples: Count = 0
+    gate_entropy: Count = 0
+    feature_samples: Count = 0
+    feature_nulls: Count = 0
+    feature_nulls_expected: Count = 0
+    features: Count = 0
+    features_lost: Count = 0
 
 
 class HeartbeatIn(In):
@@ -141,7 +170,9 @@ class HeartbeatIn(In):
             runtime_id=runtime_id,
             generations=dict(self.generations),
             loaded=tuple(VersionId(version) for version in self.loaded),
-            counts={VersionId(name): ServingCounts(**counts.model_dump()) for name, counts in self.counts.items()},
+            counts={
+                VersionId(name): ServingCounts.from_mapping(counts.model_dump()) for name, counts in self.counts.items()
+            },
             shadow_dropped=self.shadow_dropped,
             splits_mode=self.splits_mode,
         )

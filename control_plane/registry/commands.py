@@ -1,7 +1,7 @@
 """What a command does to a rollout and its surface, once it is known to be allowed to come. Called by `rollouts`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from sqlalchemy.orm import Session
 
@@ -110,7 +110,7 @@ def _note_start(session: Session, rollout: Rollout) -> None:
     """Counts up to here are no evidence about this rollout."""
     row = rollout_rows.row_of(session, rollout.rollout_id)
     row.counts_at_start = {
-        version: runtimes.total_counts(session, version) for version in (rollout.stable, rollout.candidate)
+        version: asdict(runtimes.total_counts(session, version)) for version in (rollout.stable, rollout.candidate)
     }
     session.flush()
 

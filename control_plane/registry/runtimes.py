@@ -1,8 +1,10 @@
 """What the runtimes say of themselves: which generation they serve, what they have loaded, what they counted."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,8 +15,10 @@ from control_plane.domain.moments import Health, ServingCounts
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import ModelVersionRow, RolloutRow, RuntimeCountsRow, RuntimeRow
 
-NO_COUNTS = asdict(ServingCounts())
-MOST = "distinct_scores"  # over runtimes and restarts the largest counts; everything else adds up
+MOST = frozenset({"distinct_scores"})  # the largest counts, over runtimes and restarts
+LATEST = frozenset({"features", "features_lost"})  # of a runtime what it told last, of all of them the largest
+BINS = "latency_bins"
+ADDED = frozenset(ServingCounts.__dataclass_fields__) - MOST - LATEST - {BINS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,28 +85,44 @@ def readiness(
 def health(
     session: Session, state: SurfaceState, stable: VersionId, candidate: VersionId, *, live_since: datetime
 ) -> Health:
-    """Counts since the surface's rollout started, over all runtimes, also those gone since."""
+    """Counts since the surface's rollout started, over all runtimes, also those gone since.
+
+    What runtimes tell of the present, such as the features that they lack, is that of the live ones alone.
+    """
     serving = [runtime for runtime in live(session, since=live_since) if state.surface in runtime.generations]
     started = _counts_at_start(session, state)
+    serving_ids = {runtime.runtime_id for runtime in serving}
+
+    def since_start(version_id: VersionId) -> ServingCounts:
+        totals = total_counts(session, version_id, present_of=serving_ids)
+        return _less(totals, ServingCounts.from_mapping(started.get(version_id, {})))
+
     return Health(
-        stable=_since(total_counts(session, stable), started.get(stable, NO_COUNTS)),
-        candidate=_since(total_counts(session, candidate), started.get(candidate, NO_COUNTS)),
+        stable=since_start(stable),
+        candidate=since_start(candidate),
         live_runtimes=len(serving),
         acknowledged_runtimes=sum(runtime.generations[state.surface] == state.generation for runtime in serving),
         shadow_dropped=sum(runtime.shadow_dropped for runtime in serving),
     )
 
 
-def total_counts(session: Session, version_id: VersionId) -> dict[str, int]:
-    """One version's counts over all runtimes and their restarts, by field of `ServingCounts`."""
+def total_counts(
+    session: Session, version_id: VersionId, *, present_of: Collection[str] | None = None
+) -> ServingCounts:
+    """One version's counts over all runtimes and their restarts.
+
+    `present_of` names the runtimes whose word on the present counts; all of them where it is not given.
+    """
     rows = session.scalars(
         select(RuntimeCountsRow)
         .where(RuntimeCountsRow.version_id == version_id)
         .execution_options(populate_existing=True)
     )
-    totals = dict(NO_COUNTS)
+    totals = ServingCounts()
     for row in rows:
-        totals = _plus(totals, row.totals)
+        counts = ServingCounts.from_mapping(row.totals)
+        is_present = present_of is None or row.runtime_id in present_of
+        totals = _plus(totals, counts if is_present else replace(counts, features=0, features_lost=0))
     return totals
 
 
@@ -115,35 +135,49 @@ def _record_counts(session: Session, heartbeat: Heartbeat) -> None:
             .execution_options(populate_existing=True)
         )
     }
-    for version_id, counts in heartbeat.counts.items():
-        told = asdict(counts)
+    for version_id, told in heartbeat.counts.items():
         row = rows.get(version_id)
         if row is None:
-            session.add(
-                RuntimeCountsRow(runtime_id=heartbeat.runtime_id, version_id=version_id, told=told, totals=dict(told))
-            )
-            continue
-        has_restarted = any(told[name] < row.told.get(name, 0) for name in NO_COUNTS)
-        new = told if has_restarted else {name: told[name] - row.told.get(name, 0) for name in NO_COUNTS}
-        row.totals = _plus(row.totals, {**new, MOST: told[MOST]})
-        row.told = told
+            row = RuntimeCountsRow(runtime_id=heartbeat.runtime_id, version_id=version_id, told={}, totals={})
+            session.add(row)
+        before = ServingCounts.from_mapping(row.told)
+        new = told if _has_restarted(before, told) else _less(told, before)
+        present = {name: getattr(told, name) for name in LATEST}
+        row.totals = _stored(replace(_plus(ServingCounts.from_mapping(row.totals), new), **present))
+        row.told = _stored(told)
     session.flush()
 
 
-def _plus(totals: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+def _has_restarted(before: ServingCounts, told: ServingCounts) -> bool:
+    """Counts never fall while a runtime lives."""
+    has_fallen = any(getattr(told, name) < getattr(before, name) for name in ADDED | MOST)
+    return has_fallen or min(_difference(told.latency_bins, before.latency_bins), default=0) < 0
+
+
+def _plus(one: ServingCounts, other: ServingCounts) -> ServingCounts:
     """Sums of counts, and the largest of those that cannot be added."""
-    return {
-        name: max(totals.get(name, 0), more.get(name, 0)) if name == MOST else totals.get(name, 0) + more.get(name, 0)
-        for name in NO_COUNTS
-    }
+    added = {name: getattr(one, name) + getattr(other, name) for name in ADDED}
+    largest = {name: max(getattr(one, name), getattr(other, name)) for name in MOST | LATEST}
+    bins = tuple(map(sum, zip_longest(one.latency_bins, other.latency_bins, fillvalue=0)))
+    return ServingCounts(**added, **largest, latency_bins=bins)
 
 
-def _since(totals: Mapping[str, int], start: Mapping[str, int]) -> ServingCounts:
-    since = {name: max(0, totals[name] - start.get(name, 0)) for name in NO_COUNTS}
-    return ServingCounts(**{**since, MOST: totals[MOST]})
+def _less(totals: ServingCounts, start: ServingCounts) -> ServingCounts:
+    """What was counted since the start; what cannot be subtracted stays as it is."""
+    since = {name: max(0, getattr(totals, name) - getattr(start, name)) for name in ADDED}
+    bins = tuple(max(0, count) for count in _difference(totals.latency_bins, start.latency_bins))
+    return replace(totals, **since, latency_bins=bins)
 
 
-def _counts_at_start(session: Session, state: SurfaceState) -> Mapping[str, Mapping[str, int]]:
+def _difference(bins: Sequence[int], start: Sequence[int]) -> list[int]:
+    return [count - before for count, before in zip_longest(bins, start, fillvalue=0)]
+
+
+def _stored(counts: ServingCounts) -> dict[str, Any]:
+    return {**asdict(counts), BINS: list(counts.latency_bins)}
+
+
+def _counts_at_start(session: Session, state: SurfaceState) -> Mapping[str, Mapping[str, Any]]:
     if state.rollout_id is None:
         return {}
     return session.scalar(select(RolloutRow.counts_at_start).where(RolloutRow.rollout_id == state.rollout_id)) or {}

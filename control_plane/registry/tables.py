@@ -183,7 +183,7 @@ class RolloutRow(Base):
     approvals: Mapped[list[str]] = mapped_column(JSON)
     release_id: Mapped[int | None] = mapped_column(ForeignKey("release.release_id"))
     next_check_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    counts_at_start: Mapped[dict[str, dict[str, int]]] = mapped_column(JSON)
+    counts_at_start: Mapped[dict[str, dict[str, Any]]] = mapped_column(JSON)
 
 
 class HistoryRow(Base):
@@ -259,8 +259,8 @@ class RuntimeCountsRow(Base):
 
     runtime_id: Mapped[str] = mapped_column(Text, ForeignKey("runtime.runtime_id"), primary_key=True)
     version_id: Mapped[str] = mapped_column(VERSION_ID, primary_key=True, index=True)
-    told: Mapped[dict[str, int]] = mapped_column(JSON)
-    totals: Mapped[dict[str, int]] = mapped_column(JSON)
+    told: Mapped[dict[str, Any]] = mapped_column(JSON)
+    totals: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class LeaseRow(Base):

@@ -1,6 +1,10 @@
+from dataclasses import asdict
 from datetime import timedelta
 
 from control_plane.clock import system_clock
+from control_plane.domain.latency import NUM_LATENCY_BINS
+from control_plane.domain.model_version import VersionId
+from control_plane.domain.moments import ServingCounts
 from control_plane.registry import runtimes
 from control_plane.registry.runtimes import Heartbeat
 from tests.api.deployment import BOTH_DATABASES, Deployment
@@ -36,3 +40,20 @@ def test_a_heartbeat_with_negative_counts_is_refused_by_its_field(deployment: De
     answer = deployment.heartbeat(counts={"0" * 16: {"requests": -1}})
 
     assert (answer.status_code, answer.json()["field"]) == (422, f"counts.{'0' * 16}.requests")
+
+
+def test_a_heartbeats_counts_are_stored_whole(deployment: Deployment) -> None:
+    stable = deployment.open_surface()
+    told = ServingCounts(requests=9, calls=3, batches=3, latency_bins=(1, 2, *[0] * (NUM_LATENCY_BINS - 2)), features=4)
+
+    assert deployment.heartbeat(counts={stable: asdict(told)}).status_code == 204
+
+    with deployment.parts.sessions.reading() as session:
+        assert runtimes.total_counts(session, VersionId(stable)) == told
+
+
+def test_a_heartbeat_with_other_latency_bins_is_refused_by_their_name(deployment: Deployment) -> None:
+    answer = deployment.heartbeat(counts={"0" * 16: {"latency_bins": [1, 2, 3]}})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, f"counts.{'0' * 16}.latency_bins")
+    assert f"must hold {NUM_LATENCY_BINS} counts, or none, not 3" in answer.text

@@ -102,7 +102,7 @@ def _move(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decision:
         return expired
     if verdict is None:
         return Decision(command=None, reason="waiting for the first verdict")
-    if verdict.rule is Rule.SAMPLE_RATIO:
+    if verdict.needs_person:
         return Decision(command=Command.HOLD, reason=verdict.reason)
     baked_at = rollout.entered_at + timedelta(seconds=_bake_seconds(rollout))
     if not verdict.allows_advance:

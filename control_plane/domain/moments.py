@@ -147,12 +147,13 @@ class Moments:
     candidate_newest_ms: int | None
     before_MGAK: "IntArray | None" = None
 
+    def cells_of(self, measure: Measure) -> "IntArray | CountArray":
+        """One measure, (G, S, A, K), in the width it is kept in: a sum of few cells may not fit."""
+        return self.counts_MGSAK[measure] if measure < NUM_COUNTS else self.values_MGSAK[measure - NUM_COUNTS]
+
     def sums_of(self, measure: Measure) -> "IntArray":
         """One measure, (G, S, A, K), int64."""
-        is_count = measure < NUM_COUNTS
-        sums: IntArray = (
-            self.counts_MGSAK[measure].astype("int64") if is_count else self.values_MGSAK[measure - NUM_COUNTS]
-        )
+        sums: IntArray = self.cells_of(measure).astype("int64")
         return sums
 
 

@@ -143,6 +143,11 @@ class OperationalPlan:
     on_stale: OnMissing = OnMissing.EXTEND
     on_error: OnMissing = OnMissing.EXTEND
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it takes part in the rollback mean: a gauge has no e-value, and some roles never roll back."""
+        return self.role.rolls_back and self.metric not in LOWER_LIMITED
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalPlan:

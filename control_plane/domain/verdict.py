@@ -25,6 +25,7 @@ class Rule(StrEnum):
     STALE = "stale"
     INSUFFICIENT = "insufficient"
     DRIFT = "drift"
+    LIMIT = "limit"  # a metric compared with a fixed limit is beyond it
     NOT_SHOWN_SAFE = "not_shown_safe"
     NOVELTY = "novelty"
     SHOWN_SAFE = "shown_safe"
@@ -40,6 +41,9 @@ class Answer(StrEnum):
     NO_DATA = "no_data"
     STALE = "stale"
     ERROR = "error"
+    EMPTY = "empty"  # an external system holds no value
+    NAN = "nan"  # it holds one that is no number
+    FAILED = "failed"  # it did not answer
     MONITORED = "monitored"  # told, but decides nothing
 
 
@@ -57,7 +61,7 @@ class Finding:
 
     Effects are relative to stable (−0.03 is 3 % less), but for metric `calibration`, where they are
     predicted/observed − 1 of the candidate, and `ne`, where they are the difference of normalised entropy.
-    E-values are natural logs. `e_share` is the finding's part w·E of the rollback mean.
+    E-values are natural logs.
     """
 
     metric: str
@@ -73,13 +77,17 @@ class Finding:
     log_e_harm: float = 0.0
     log_e_safe: float = 0.0
     weight: float = 0.0
-    e_share: float = 0.0
     impressions_stable: int = 0  # matured
     impressions_candidate: int = 0
     conversions_stable: float = 0.0
     conversions_candidate: float = 0.0
     missing: str = ""  # what it lacks, in words
     seconds_to_resolve: float | None = None  # at the present rate; None where unknown or nothing is missing
+    role: str = ""  # `Role` in the plan, empty where the plan gives none
+    policy: str = ""  # `OnMissing` of the plan where the answer is none
+    value: float | None = None  # of a metric that is compared with a fixed limit
+    limit: float | None = None
+    detail: str = ""  # the whole story in a sentence, where the numbers above do not tell it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +114,7 @@ class Verdict:
     share_bp: int
     generation: int
     seconds_to_resolve: float | None = None
+    needs_person: bool = False  # waiting alone will not do
 
     @property
     def allows_advance(self) -> bool:

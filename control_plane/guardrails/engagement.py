@@ -1,49 +1,64 @@
 """Findings on engagement: each guarded metric on the surface and on each view type, candidate against stable.
 
-H runs over the segments of one guardrail; the other letters are those of `domain.moments`.
+H runs over the hypotheses, guardrail by guardrail and within each over the segments; the other letters are those
+of `domain.moments`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF, Measure
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, Role
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, OnMissing
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
 from control_plane.guardrails.estimate import BoolArray, FloatArray, LogRatios, log_ratios
-from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
+from control_plane.guardrails.evalue import about_z_of_t, half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
+from control_plane.guardrails.policies import policy_of
+
+RESOLVING_Z = 3.2  # normal score at which a mixture e-value reaches 20 whatever the margin, give or take a tenth
 
 
 def engagement_findings(look: Look) -> Iterator[Finding]:
-    for guardrail in look.plan.guardrails:
-        ratios = log_ratios_of(look, guardrail)
-        measure, matured = conversion_of(guardrail.metric), MATURED_OF[LABEL_OF[guardrail.metric]]
-        is_required_H = look.requires(measure, matured)
-        tests = _tests(look, guardrail, ratios, look.traffic_share(matured))
-        for index, (test, counts) in enumerate(zip(tests, conversions_of(look, guardrail, ratios), strict=True)):
-            gates = guardrail.role is Role.GATE and bool(is_required_H[index])
-            yield _finding(look, guardrail, test, counts, index=index, gates=gates)
+    guardrails = look.plan.guardrails
+    ratios = [log_ratios_of(look, guardrail) for guardrail in guardrails]
+    counts = [conversions_of(look, guardrail, found) for guardrail, found in zip(guardrails, ratios, strict=True)]
+    rows = [
+        _Row(guardrail=guardrail, index=index, counts=segment)
+        for guardrail, segments in zip(guardrails, counts, strict=True)
+        for index, segment in enumerate(segments)
+    ]
+    tests = _tests(look, rows, ratios)
+    waits = _seconds_until_safe(look, rows, tests)
+    for row, test, wait in zip(rows, tests.each(), waits, strict=True):
+        yield _finding(look, row, test, wait)
 
 
 def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | None = None) -> LogRatios:
     """The metric's log ratios per segment, over all strata or some."""
-    label = LABEL_OF[guardrail.metric]
-    numerator_HSAK, denominator_HSAK = (
-        look.moments.sums_of(measure) for measure in (NUMERATOR_OF[label], MATURED_OF[label])
-    )
-    if strata is not None:
-        numerator_HSAK, denominator_HSAK = numerator_HSAK[:, strata], denominator_HSAK[:, strata]
-    return log_ratios(numerator_HSAK, denominator_HSAK, _conversion_size(look, guardrail))
+    label, unit_G = LABEL_OF[guardrail.metric], _conversion_size(look, guardrail)
+    numerator_GSAK = look.moments.cells_of(NUMERATOR_OF[label])
+    if strata is None:
+        return look.comparison(label).log_ratios(numerator_GSAK, unit_G)
+    return log_ratios(numerator_GSAK[:, strata], look.moments.cells_of(MATURED_OF[label])[:, strata], unit_G)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One hypothesis: a guardrail on the segment `index`."""
+
+    guardrail: GuardrailPlan
+    index: int
+    counts: Conversions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Test:
-    """One segment's estimate and what it says, evidence gates aside."""
+    """What one hypothesis' estimate says, evidence gates aside."""
 
     theta: float
     se: float
@@ -51,42 +66,106 @@ class _Test:
     margin: float
     log_e_harm: float
     log_e_safe: float
+    is_required: bool
 
 
-def _tests(look: Look, guardrail: GuardrailPlan, ratios: LogRatios, share_H: FloatArray) -> Iterator[_Test]:
-    judge, direction = look.plan.judge, DIRECTION_OF[guardrail.metric]
-    se_H, degrees_H = ratios.se_H, (ratios.buckets_H - 1).astype(np.float64)
-    benefit_H = direction * np.where(np.isfinite(ratios.theta_H), ratios.theta_H, 0.0)
-    margin_H = np.array([look.margin(guardrail, float(share)) for share in share_H])
-    harm_z_H = z_of_t((math.log1p(-guardrail.harm_margin) - benefit_H) / se_H, degrees_H)
-    safe_z_H = z_of_t((benefit_H - np.log1p(-margin_H)) / se_H, degrees_H)
-    columns = zip(
-        ratios.theta_H.tolist(),
-        se_H.tolist(),
-        half_width(se_H, degrees_H, alpha=judge.alpha_rollback).tolist(),
-        margin_H.tolist(),
-        log_e(harm_z_H, se_H, judge.taus, judge.tau_weights).tolist(),
-        log_e(safe_z_H, se_H, judge.taus, judge.tau_weights).tolist(),
-        strict=True,
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Tests:
+    """The same of all hypotheses at once; `benefit_H` is the log ratio, positive where the candidate is better."""
+
+    theta_H: FloatArray
+    se_H: FloatArray
+    degrees_H: FloatArray
+    benefit_H: FloatArray
+    half_width_H: FloatArray
+    margin_H: FloatArray
+    log_e_harm_H: FloatArray
+    log_e_safe_H: FloatArray
+    is_required_H: BoolArray
+
+    def each(self) -> Iterator[_Test]:
+        columns = (
+            self.theta_H,
+            self.se_H,
+            self.half_width_H,
+            self.margin_H,
+            self.log_e_harm_H,
+            self.log_e_safe_H,
+            self.is_required_H,
+        )
+        for theta, se, width, margin, harm, safe, required in zip(*(one.tolist() for one in columns), strict=True):
+            yield _Test(
+                theta=theta,
+                se=se,
+                half_width=width,
+                margin=margin,
+                log_e_harm=harm,
+                log_e_safe=safe,
+                is_required=required,
+            )
+
+
+def _tests(look: Look, rows: Sequence[_Row], ratios: Sequence[LogRatios]) -> _Tests:
+    judge = look.plan.judge
+    theta_H = np.concatenate([found.theta_H for found in ratios])
+    se_H = np.concatenate([found.se_H for found in ratios])
+    degrees_H = np.concatenate([found.buckets_H for found in ratios]) - 1.0
+    direction_H = np.array([DIRECTION_OF[row.guardrail.metric] for row in rows], dtype=np.float64)
+    benefit_H = direction_H * np.where(np.isfinite(theta_H), theta_H, 0.0)
+    margin_H = np.concatenate([_margins(look, guardrail) for guardrail in look.plan.guardrails])
+    harm_H = np.log1p([-row.guardrail.harm_margin for row in rows])
+    scores_H = np.concatenate([harm_H - benefit_H, benefit_H - np.log1p(-margin_H)]) / np.tile(se_H, 2)
+    log_e_H = log_e(z_of_t(scores_H, np.tile(degrees_H, 2)), np.tile(se_H, 2), judge.taus, judge.tau_weights)
+    return _Tests(
+        theta_H=theta_H,
+        se_H=se_H,
+        degrees_H=degrees_H,
+        benefit_H=benefit_H,
+        half_width_H=half_width(se_H, degrees_H, alpha=judge.alpha_rollback),
+        margin_H=margin_H,
+        log_e_harm_H=log_e_H[: len(rows)],
+        log_e_safe_H=log_e_H[len(rows) :],
+        is_required_H=_is_required(look, rows, se_H, margin_H),
     )
-    for theta, se, width, margin, harm, safe in columns:
-        yield _Test(theta=theta, se=se, half_width=width, margin=margin, log_e_harm=harm, log_e_safe=safe)
 
 
-def _finding(
-    look: Look, guardrail: GuardrailPlan, test: _Test, counts: Conversions, *, index: int, gates: bool
-) -> Finding:
-    gap = counts.gap(look.plan.judge)
-    is_known = math.isfinite(test.theta) and counts.judges_harm(look.plan.judge)
-    log_e_harm = test.log_e_harm if is_known else 0.0
+def _margins(look: Look, guardrail: GuardrailPlan) -> FloatArray:
+    share_G = look.traffic_share(MATURED_OF[LABEL_OF[guardrail.metric]])
+    return np.array([look.margin(guardrail, share) for share in share_G.tolist()])
+
+
+def _is_required(look: Look, rows: Sequence[_Row], se_H: FloatArray, margin_H: FloatArray) -> BoolArray:
+    """Segments that can be shown safe by the stage's longest duration; the surface must be, whatever it takes.
+
+    A view type that cannot would keep the rollout waiting for an answer that never comes: it is told, goes on
+    weighing in the rollback mean, and counts in the surface's own gates.
+    """
+    by_end_H = np.concatenate(
+        [
+            look.expected_by_end(conversion_of(guardrail.metric), MATURED_OF[LABEL_OF[guardrail.metric]])
+            for guardrail in look.plan.guardrails
+        ]
+    )
+    candidate_H = np.array([row.counts.conversions[Arm.CANDIDATE] for row in rows], dtype=np.float64)
+    variance_H = np.maximum(np.square(se_H) * candidate_H, 1.0)  # of the log ratio, per conversion of the candidate
+    resolving_H = variance_H * np.square(RESOLVING_Z / -np.log1p(-margin_H))
+    is_surface_H = np.array([row.index == 0 for row in rows], dtype=np.bool_)
+    return np.asarray(is_surface_H | (by_end_H >= np.maximum(look.plan.judge.min_conversions, resolving_H)))
+
+
+def _finding(look: Look, row: _Row, test: _Test, wait: float | None) -> Finding:
+    guardrail, counts, judge = row.guardrail, row.counts, look.plan.judge
+    gates = guardrail.role.gates and test.is_required
+    gap = counts.gap(judge)
+    is_known = math.isfinite(test.theta) and counts.judges_harm(judge)
+    log_e_harm = test.log_e_harm if is_known and guardrail.role.rolls_back else 0.0
     log_e_safe = test.log_e_safe if is_known and not gap else 0.0
-    is_harm = guardrail.role is not Role.MONITOR and log_e_harm >= -math.log(look.plan.judge.alpha_rollback)
-    answer = Answer.HARM if is_harm else _answer(look, test, counts, gates, gap, log_e_safe)
-    weight = look.weights.surface if index == 0 else look.weights.rest
-    is_open = gates and answer in (Answer.UNDECIDED, Answer.INSUFFICIENT)
+    is_harm = log_e_harm >= -math.log(judge.alpha_rollback)
+    answer = Answer.HARM if is_harm else _answer(look, row, test, gates, gap, log_e_safe)
+    weight = look.weights.surface if row.index == 0 else look.weights.rest
     return Finding(
         metric=guardrail.metric.value,
-        segment=look.moments.segments[index],
+        segment=look.moments.segments[row.index],
         answer=answer,
         gates=gates,
         effect=relative(test.theta) if is_known else None,
@@ -97,20 +176,24 @@ def _finding(
         safe_margin=test.margin,
         log_e_harm=log_e_harm,
         log_e_safe=log_e_safe,
-        weight=0.0 if guardrail.role is Role.MONITOR else weight,
+        weight=weight if guardrail.role.rolls_back else 0.0,
         impressions_stable=counts.matured[Arm.STABLE],
         impressions_candidate=counts.matured[Arm.CANDIDATE],
         conversions_stable=counts.value[Arm.STABLE],
         conversions_candidate=counts.value[Arm.CANDIDATE],
-        missing=gap if gates and answer is not Answer.SAFE else "",
-        seconds_to_resolve=_seconds(look, guardrail, test, counts) if is_open else None,
+        missing=_missing(look, row, test, gates, answer, gap),
+        seconds_to_resolve=_seconds(look, counts, answer, wait) if gates else None,
+        policy=policy_of(guardrail, answer) if gates else "",
+        role=guardrail.role.value,
     )
 
 
-def _answer(look: Look, test: _Test, counts: Conversions, gates: bool, gap: str, log_e_safe: float) -> Answer:
+def _answer(look: Look, row: _Row, test: _Test, gates: bool, gap: str, log_e_safe: float) -> Answer:
     if not gates:
         return Answer.MONITORED
-    if not counts.has_data:
+    if look.is_feed_stale and row.guardrail.on_stale is not OnMissing.IGNORE:
+        return Answer.STALE
+    if not row.counts.has_data:
         return Answer.NO_DATA
     if gap:
         return Answer.INSUFFICIENT
@@ -119,18 +202,31 @@ def _answer(look: Look, test: _Test, counts: Conversions, gates: bool, gap: str,
     return Answer.SAFE if log_e_safe >= -math.log(look.plan.judge.alpha_advance) else Answer.UNDECIDED
 
 
-def _seconds(look: Look, guardrail: GuardrailPlan, test: _Test, counts: Conversions) -> float | None:
+def _missing(look: Look, row: _Row, test: _Test, gates: bool, answer: Answer, gap: str) -> str:
+    if not gates:
+        return "" if test.is_required or not row.guardrail.role.gates else "too few conversions to ever be shown safe"
+    if answer is Answer.STALE:
+        return "no event has arrived lately"
+    return gap if answer is not Answer.SAFE else ""
+
+
+def _seconds(look: Look, counts: Conversions, answer: Answer, wait: float | None) -> float | None:
     """About how long until this gate is shown safe, if the estimate stays where it is."""
-    judge = look.plan.judge
-    if counts.gap(judge):
+    if answer is Answer.INSUFFICIENT:
         return counts.seconds_until_enough(look)
-    distance = DIRECTION_OF[guardrail.metric] * test.theta - math.log1p(-test.margin)
+    return wait if answer is Answer.UNDECIDED else None
 
-    def is_safe(se_W: FloatArray) -> BoolArray:
-        z_W = z_of_t(distance / se_W, np.full(se_W.shape, counts.buckets - 1.0))
-        return np.asarray(log_e(z_W, se_W, judge.taus, judge.tau_weights) >= -math.log(judge.alpha_advance))
 
-    return look.seconds_until(is_safe, test.se, counts.stage_part)
+def _seconds_until_safe(look: Look, rows: Sequence[_Row], tests: _Tests) -> list[float | None]:
+    judge = look.plan.judge
+    distance_H = tests.benefit_H - np.log1p(-tests.margin_H)
+
+    def is_safe(se_HW: FloatArray) -> BoolArray:
+        z_HW = about_z_of_t(distance_H[:, None] / se_HW, tests.degrees_H[:, None])
+        return np.asarray(log_e(z_HW, se_HW, judge.taus, judge.tau_weights) >= -math.log(judge.alpha_advance))
+
+    stage_part_H = np.array([row.counts.stage_part for row in rows], dtype=np.float64)
+    return look.seconds_until(is_safe, tests.se_H, stage_part_H)
 
 
 def _conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:

@@ -13,6 +13,7 @@ from control_plane.domain.split import Arm
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+IntegerArray = NDArray[np.signedinteger]
 BoolArray = NDArray[np.bool_]
 
 MIN_STANDARD_ERROR = 1e-9  # buckets that agree to the last bit are a test's, not a crowd's
@@ -28,6 +29,8 @@ class LogRatios:
         buckets_H: user buckets with data in both arms' strata, the smaller arm's count.
         expected_H: candidate's numerator if it had stable's rates: Σ_s Y_C·N_T/N_C.
         overlap_HS: comparable impressions N_T·N_C/(N_T+N_C), to which information is proportional.
+        theta_HJ: the log ratio, whole and without each bucket.
+        has_data_HK: buckets with data in either arm.
     """
 
     theta_H: FloatArray
@@ -35,9 +38,11 @@ class LogRatios:
     buckets_H: IntArray
     expected_H: FloatArray
     overlap_HS: FloatArray
+    theta_HJ: FloatArray
+    has_data_HK: BoolArray
 
 
-def log_ratios(numerator_HSAK: IntArray, denominator_HSAK: IntArray, unit_H: FloatArray) -> LogRatios:
+def log_ratios(numerator_HSAK: IntegerArray, denominator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
     """Mantel–Haenszel log ratios of both arms in the same strata, with delete-one-bucket standard errors.
 
     Strata without both arms drop out, so that a ramp beside a weekly rhythm leaves no bias. Swapping the arms
@@ -47,32 +52,69 @@ def log_ratios(numerator_HSAK: IntArray, denominator_HSAK: IntArray, unit_H: Flo
     Source:
         Mantel & Haenszel 1959; Shao & Tu, The Jackknife and Bootstrap, 1995, section 1.2.
     """
-    numerator_HSAJ, denominator_HSAJ = leave_one_out(numerator_HSAK), leave_one_out(denominator_HSAK)
-    stable_HSJ, candidate_HSJ = denominator_HSAJ[:, :, Arm.STABLE], denominator_HSAJ[:, :, Arm.CANDIDATE]
-    total_HSJ = stable_HSJ + candidate_HSJ
-    share_HSJ = divide(stable_HSJ, total_HSJ)
-    counter_share_HSJ = divide(candidate_HSJ, total_HSJ)
-    above_HJ = (numerator_HSAJ[:, :, Arm.CANDIDATE] * share_HSJ).sum(axis=1)
-    below_HJ = (numerator_HSAJ[:, :, Arm.STABLE] * counter_share_HSJ).sum(axis=1)
-    overlap_HSJ = candidate_HSJ * share_HSJ
-    above_HJ, below_HJ = _with_half_a_conversion(above_HJ, below_HJ, stable_HSJ, candidate_HSJ, overlap_HSJ, unit_H)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        theta_HJ = np.log(above_HJ) - np.log(below_HJ)
-    theta_HJ = np.where(np.isfinite(theta_HJ).all(axis=1, keepdims=True), theta_HJ, np.nan)
-    has_data_HAK: BoolArray = np.asarray(((denominator_HSAK > 0) & (overlap_HSJ[:, :, None, :1] > 0)).any(axis=1))
-    return LogRatios(
-        theta_H=theta_HJ[:, 0],
-        se_H=jackknife_se(theta_HJ, np.asarray(has_data_HAK.any(axis=1))),
-        buckets_H=has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64),
-        expected_H=_expected(numerator_HSAJ[..., 0], denominator_HSAJ[..., 0]),
-        overlap_HS=overlap_HSJ[..., 0],
-    )
+    return Comparison(denominator_HSAK).log_ratios(numerator_HSAK, unit_H)
 
 
-def leave_one_out(sums_K: IntArray) -> FloatArray:
-    """Sums over the last axis, whole and without each of its buckets: (…, K) → (…, K + 1). Exact before the cast."""
-    whole = sums_K.sum(axis=-1, keepdims=True)
-    return np.asarray(np.concatenate([whole, whole - sums_K], axis=-1), dtype=np.float64)
+class Comparison:
+    """The impressions of both arms, prepared once for all the numerators that are counted over them."""
+
+    def __init__(self, denominator_HSAK: IntegerArray) -> None:
+        self._is_shared_HS = (denominator_HSAK.sum(axis=3) > 0).all(axis=2)
+        self._lives_S = self._is_shared_HS.any(axis=0)
+        self._denominator_HSAJ = leave_one_out(denominator_HSAK[:, self._lives_S])
+        stable_HSJ, candidate_HSJ = (
+            self._denominator_HSAJ[:, :, Arm.STABLE],
+            self._denominator_HSAJ[:, :, Arm.CANDIDATE],
+        )
+        total_HSJ = np.maximum(stable_HSJ + candidate_HSJ, 1.0)  # an empty stratum then weighs nothing
+        self._stable_part_HSJ, self._candidate_part_HSJ = stable_HSJ / total_HSJ, candidate_HSJ / total_HSJ
+        has_data_HSAK = denominator_HSAK[:, self._lives_S] > 0
+        has_data_HSAK &= self._is_shared_HS[:, self._lives_S, None, None]
+        has_data_HAK: BoolArray = np.asarray(has_data_HSAK.any(axis=1))
+        self._buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
+        self._has_data_HK = np.asarray(has_data_HAK.any(axis=1))
+        self._overlap_HS = np.zeros(self._is_shared_HS.shape)
+        self._overlap_HS[:, self._lives_S] = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
+
+    def log_ratios(self, numerator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
+        """As the function of the same name."""
+        numerator_HSAJ = leave_one_out(numerator_HSAK[:, self._lives_S])
+        above_HJ = np.einsum("hsj,hsj->hj", numerator_HSAJ[:, :, Arm.CANDIDATE], self._stable_part_HSJ)
+        below_HJ = np.einsum("hsj,hsj->hj", numerator_HSAJ[:, :, Arm.STABLE], self._candidate_part_HSJ)
+        above_HJ, below_HJ = self._with_half_a_conversion(above_HJ, below_HJ, unit_H)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            theta_HJ = np.log(above_HJ) - np.log(below_HJ)
+        theta_HJ = np.where(np.isfinite(theta_HJ).all(axis=1, keepdims=True), theta_HJ, np.nan)
+        return LogRatios(
+            theta_H=theta_HJ[:, 0],
+            se_H=jackknife_se(theta_HJ, self._has_data_HK),
+            buckets_H=self._buckets_H,
+            expected_H=_expected(numerator_HSAJ[..., 0], self._denominator_HSAJ[..., 0]),
+            overlap_HS=self._overlap_HS,
+            theta_HJ=theta_HJ,
+            has_data_HK=self._has_data_HK,
+        )
+
+    def _with_half_a_conversion(
+        self, above_HJ: FloatArray, below_HJ: FloatArray, unit_H: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        is_empty_H = (above_HJ <= 0).any(axis=1) | (below_HJ <= 0).any(axis=1)
+        if not is_empty_H.any():
+            return above_HJ, below_HJ
+        half_H = np.where(is_empty_H, 0.5 * unit_H, 0.0)[:, None]
+        is_shared_HS = self._is_shared_HS[:, self._lives_S]
+        shared_HAJ = np.where(is_shared_HS[:, :, None, None], self._denominator_HSAJ, 0.0).sum(axis=1)
+        part_HAJ = shared_HAJ / np.maximum(shared_HAJ.sum(axis=1), 1.0)[:, None]
+        return above_HJ + half_H * part_HAJ[:, Arm.STABLE], below_HJ + half_H * part_HAJ[:, Arm.CANDIDATE]
+
+
+def leave_one_out(sums_K: IntegerArray) -> FloatArray:
+    """Sums over the last axis, whole and without each of its buckets: (…, K) → (…, K + 1)."""
+    whole = sums_K.sum(axis=-1, keepdims=True, dtype=np.int64)
+    found = np.empty((*sums_K.shape[:-1], sums_K.shape[-1] + 1))
+    found[..., :1] = whole
+    np.subtract(whole, sums_K, out=found[..., 1:])
+    return found
 
 
 def jackknife_se(replicate_HJ: FloatArray, has_data_HK: BoolArray) -> FloatArray:
@@ -94,23 +136,6 @@ def effective_count(value_K: IntArray) -> FloatArray:
 def divide(above: FloatArray, below: FloatArray) -> FloatArray:
     """Zero where there is nothing to divide by: an empty stratum then weighs nothing."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
-
-
-def _with_half_a_conversion(
-    above_HJ: FloatArray,
-    below_HJ: FloatArray,
-    stable_HSJ: FloatArray,
-    candidate_HSJ: FloatArray,
-    overlap_HSJ: FloatArray,
-    unit_H: FloatArray,
-) -> tuple[FloatArray, FloatArray]:
-    is_empty_H = (above_HJ <= 0).any(axis=1) | (below_HJ <= 0).any(axis=1)
-    half_H = np.where(is_empty_H, 0.5 * unit_H, 0.0)[:, None]
-    is_shared_HSJ = overlap_HSJ > 0
-    stable_HJ = np.where(is_shared_HSJ, stable_HSJ, 0.0).sum(axis=1)
-    candidate_HJ = np.where(is_shared_HSJ, candidate_HSJ, 0.0).sum(axis=1)
-    total_HJ = stable_HJ + candidate_HJ
-    return above_HJ + half_H * divide(stable_HJ, total_HJ), below_HJ + half_H * divide(candidate_HJ, total_HJ)
 
 
 def _expected(numerator_HSA: FloatArray, denominator_HSA: FloatArray) -> FloatArray:

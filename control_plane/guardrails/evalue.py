@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp, ndtr, ndtri_exp, stdtr, stdtrit
+from scipy.special import log_ndtr, ndtr, ndtri_exp, stdtr, stdtrit
 
 from control_plane.guardrails.estimate import BoolArray, FloatArray
 
@@ -23,6 +23,16 @@ def z_of_t(t: FloatArray, degrees: FloatArray) -> FloatArray:
         log_tail = np.log(stdtr(np.maximum(degrees, 1.0), -np.abs(t)))
         z = np.where(np.isneginf(log_tail), -MAX_Z, ndtri_exp(log_tail))
     return np.asarray(np.sign(t) * np.clip(-z, 0.0, MAX_Z))
+
+
+def about_z_of_t(t: FloatArray, degrees: FloatArray) -> FloatArray:
+    """`z_of_t` to within a per cent for 29 degrees and more: for forecasts, at a twentieth of the cost.
+
+    Source:
+        Wallace 1959, as in Abramowitz & Stegun 26.7.8.
+    """
+    at_least_one = np.maximum(degrees, 1.0)
+    return np.asarray(t * (1 - 0.25 / at_least_one) / np.sqrt(1 + 0.5 * np.square(t) / at_least_one))
 
 
 def log_e(z: FloatArray, se: FloatArray, taus: Sequence[float], weights: Sequence[float]) -> FloatArray:
@@ -51,11 +61,14 @@ def log_e(z: FloatArray, se: FloatArray, taus: Sequence[float], weights: Sequenc
         + 0.5 * np.square(score) * shrink
         + log_ndtr(score * np.sqrt(shrink))
     )
-    return np.asarray(logsumexp(terms, axis=-1))
+    with np.errstate(invalid="ignore"):  # NaN in, NaN out
+        return np.asarray(np.logaddexp.reduce(terms, axis=-1))
 
 
 def half_width(se: FloatArray, degrees: FloatArray, *, alpha: float, tau: float = INTERVAL_TAU) -> FloatArray:
     """Half-width of an interval that covers the truth at every look at once with error `alpha`.
+
+    Infinite degrees stand for a standard error that is known.
 
     Source:
         Robbins 1970; Howard et al. 2021, eq. 14, with r = τ²/se², widened from normal to t quantiles.
@@ -64,6 +77,8 @@ def half_width(se: FloatArray, degrees: FloatArray, *, alpha: float, tau: float 
         ratio = np.square(tau / np.asarray(se, dtype=np.float64))
         scores = np.sqrt((1.0 + 1.0 / ratio) * np.log((1.0 + ratio) / alpha**2))
         within = np.minimum(scores, MAX_Z)
+        if np.isposinf(degrees).all():
+            return np.asarray(se * scores)
         widening = -stdtrit(np.maximum(degrees, 1.0), ndtr(-within)) / within
     return np.asarray(se * scores * widening)
 
@@ -76,7 +91,9 @@ def relative(log_ratio: float) -> float:
 def log_mean(log_es: Sequence[float], weights: Sequence[float]) -> float:
     """Log of the weighted mean of e-values; what the weights lack to 1 counts as hypotheses without data, E = 1."""
     rest = max(0.0, 1.0 - math.fsum(weights))
-    return float(logsumexp([*log_es, 0.0], b=[*weights, rest]))
+    with np.errstate(divide="ignore"):  # a weight of 0 counts for nothing
+        terms = np.array([*log_es, 0.0]) + np.log([*weights, rest])
+    return float(np.logaddexp.reduce(terms))
 
 
 def rejected(log_es: Sequence[float], *, num_hypotheses: int, fdr: float = CULPRIT_FDR) -> BoolArray:

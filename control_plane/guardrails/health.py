@@ -56,7 +56,7 @@ def idle_stop(look: Look) -> Iterator[HardStop]:
     patience = look.plan.hard_stops.idle_intervals * look.plan.check_seconds
     candidate_at = max(moments.candidate_newest_ms or 0, stage.entered_at_ms)
     idle_seconds = (moments.as_of_ms - candidate_at) / 1_000
-    if not stage.share_bp or idle_seconds <= patience or is_feed_stale(look):
+    if not stage.share_bp or idle_seconds <= patience or look.is_feed_stale:
         return
     share = stage.share_bp / FULL_TRAFFIC_BP
     impressions = int(look.in_stage_MGA[Measure.IMPRESSIONS, 0].sum())
@@ -68,17 +68,10 @@ def idle_stop(look: Look) -> Iterator[HardStop]:
         yield HardStop(culprit="idle/*", reason=f"{reason} due at {percent(share, signed=False)}")
 
 
-def is_feed_stale(look: Look) -> bool:
-    """No exposure of the surface for longer than the plan allows, counted from the stage's start before any came."""
-    newest = look.moments.newest_event_ms
-    since = newest if newest is not None else look.stage.entered_at_ms
-    return _is_old(look, since)
-
-
 def is_shadow_stale(look: Look) -> bool:
     """Stable serves, but the shadow has stopped scoring."""
     newest = look.moments.candidate_newest_ms
-    return newest is not None and _is_old(look, max(newest, look.stage.entered_at_ms))
+    return newest is not None and look.is_old(max(newest, look.stage.entered_at_ms))
 
 
 def stage_impressions(look: Look) -> int:
@@ -88,10 +81,6 @@ def stage_impressions(look: Look) -> int:
 
 def stage_clicks(look: Look) -> int:
     return _in_stage(look, Measure.CLICK)
-
-
-def _is_old(look: Look, at_ms: int) -> bool:
-    return look.moments.as_of_ms - at_ms > look.plan.judge.stale_intervals * look.plan.check_seconds * 1_000
 
 
 def _calibration_stop(stops: HardStops, predicted: float, observed: float) -> Iterator[HardStop]:

@@ -6,14 +6,17 @@ from functools import cached_property
 
 import numpy as np
 
-from control_plane.domain.moments import Measure, Moments
-from control_plane.domain.plan import GuardrailPlan, Role, RolloutPlan
+from control_plane.domain.events import Label
+from control_plane.domain.moments import MATURED_OF, Measure, Moments
+from control_plane.domain.plan import GuardrailPlan, RolloutPlan
 from control_plane.domain.rollout import Stage
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
-from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, divide
+from control_plane.guardrails.estimate import BoolArray, Comparison, FloatArray, IntArray, divide
 
 LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
-WAITS_W = np.geomspace(1.0, LONGEST_WAIT_SECONDS, 500)  # 4 % apart: finer than any rate is known
+NUM_WAITS = 24  # tried twice, the second time between two of the first: 4 % apart, finer than any rate is known
+WAITS_W = np.geomspace(1.0, LONGEST_WAIT_SECONDS, NUM_WAITS)
+FINER_W = np.geomspace(1.0, WAITS_W[1] / WAITS_W[0], NUM_WAITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,30 @@ class Look:
     def in_present_stage(self) -> BoolArray:
         """Strata that the present weight served: earlier generations are not this stage's evidence."""
         return np.array([s.generation >= self.stage.stage_generation for s in self.moments.strata], dtype=np.bool_)
+
+    def comparison(self, label: Label) -> Comparison:
+        """Both arms' impressions that have matured for a label; labels of one window share them."""
+        window = self._windows_ms[label]
+        if window not in self._comparisons:
+            self._comparisons[window] = Comparison(self.moments.cells_of(MATURED_OF[label]))
+        return self._comparisons[window]
+
+    @cached_property
+    def _windows_ms(self) -> dict[Label, int]:
+        return self.plan.windows_ms()
+
+    @cached_property
+    def _comparisons(self) -> dict[int, Comparison]:
+        return {}
+
+    @cached_property
+    def is_feed_stale(self) -> bool:
+        """No exposure of the surface for longer than the plan allows, or since the stage's start before any came."""
+        newest = self.moments.newest_event_ms
+        return self.is_old(newest if newest is not None else self.stage.entered_at_ms)
+
+    def is_old(self, at_ms: int) -> bool:
+        return self.moments.as_of_ms - at_ms > self.plan.judge.stale_intervals * self.plan.check_seconds * 1_000
 
     @cached_property
     def weights(self) -> "Weights":
@@ -87,17 +114,31 @@ class Look:
         budgeted = min(self.plan.judge.loss_budget / max(at_risk, 1e-9), self.plan.judge.max_stage_margin)
         return max(guardrail.safe_margin, budgeted)
 
-    def seconds_until(self, holds: Callable[[FloatArray], BoolArray], se: float, stage_part: float) -> float | None:
-        """When `holds` will be true of the standard error, if information goes on growing as in this stage.
+    def seconds_until(
+        self, holds: Callable[[FloatArray], BoolArray], se_H: FloatArray, stage_part_H: FloatArray
+    ) -> list[float | None]:
+        """When `holds` will be true of each standard error, if information goes on growing as in this stage.
 
-        `stage_part` is the part of the information gathered so far that this stage gathered. None if never or unknown.
+        `holds` takes and gives (H, W); `stage_part_H` is the part of the information gathered so far that this
+        stage gathered. None if never or unknown.
         """
-        if not (np.isfinite(se) and stage_part > 0 and self.seconds_in_stage > 0):
-            return None
-        information = se**-2.0
-        per_second = information * stage_part / self.seconds_in_stage
-        is_true_W = holds(1.0 / np.sqrt(information + per_second * WAITS_W))
-        return float(WAITS_W[np.argmax(is_true_W)]) if is_true_W.any() else None
+        is_known_H = np.isfinite(se_H) & (stage_part_H > 0)
+        if self.seconds_in_stage <= 0 or not is_known_H.any():
+            return [None] * len(se_H)
+        with np.errstate(divide="ignore", over="ignore"):
+            information_H = np.square(1.0 / se_H)
+        per_second_H = information_H * stage_part_H / self.seconds_in_stage
+
+        def holds_after(wait_HW: FloatArray) -> BoolArray:
+            return holds(1.0 / np.sqrt(information_H[:, None] + per_second_H[:, None] * wait_HW))
+
+        coarse_HW = np.broadcast_to(WAITS_W, (len(se_H), NUM_WAITS))
+        is_true_HW = holds_after(coarse_HW)
+        before_H = WAITS_W[np.maximum(np.argmax(is_true_HW, axis=1) - 1, 0)]
+        fine_HW = before_H[:, None] * FINER_W
+        wait_H = fine_HW[np.arange(len(se_H)), np.argmax(holds_after(fine_HW), axis=1)]
+        is_known_H &= is_true_HW.any(axis=1)
+        return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
 
     def seconds_until_count(self, have: float, in_stage: float, wanted: float) -> float | None:
         """When a count reaches what is wanted at this stage's pace."""
@@ -115,10 +156,10 @@ class Weights:
 
 
 def weights_of(plan: RolloutPlan, *, num_view_types: int) -> Weights:
-    """Half on the surface's engagement and calibration, half spread over view types and the shadow's entropy.
+    """Half on the surface's engagement and calibration, half spread over view types, the shadow's entropy and serving.
 
     A function of the plan and the surface's view types alone, never of data: that keeps the mean an e-process.
     """
-    kinds = sum(guardrail.role is not Role.MONITOR for guardrail in plan.guardrails)
-    kinds += plan.calibration.role is not Role.MONITOR
-    return Weights(surface=0.5 / kinds, rest=0.5 / (kinds * num_view_types + 1))
+    kinds = sum(guardrail.role.rolls_back for guardrail in plan.guardrails) + plan.calibration.role.rolls_back
+    others = 1 + sum(entry.weighs for entry in plan.operational)  # the shadow's entropy, and rates of the serving
+    return Weights(surface=0.5 / max(kinds, 1), rest=0.5 / (kinds * num_view_types + others))

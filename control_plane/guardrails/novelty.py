@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Role
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan
 from control_plane.domain.verdict import percent
 from control_plane.guardrails.engagement import log_ratios_of
 from control_plane.guardrails.estimate import BoolArray
@@ -24,7 +24,7 @@ def novelty_objections(look: Look) -> Iterator[str]:
     if not days or look.stage.advances_left > LAST_GATES:
         return
     for guardrail in look.plan.guardrails:
-        if guardrail.role is Role.GATE:
+        if guardrail.role.gates:
             yield from _late_days_objection(look, guardrail, days)
             yield from _weekend_objection(look, guardrail)
 

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from control_plane.domain.errors import InvalidMoments
 from control_plane.domain.moments import Health, Moments, ServingCounts, Stratum
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
+from control_plane.domain.readings import Reading, ReadingOutcome
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Verdict
 from control_plane.guardrails.judge import judge
@@ -41,14 +43,16 @@ class Inputs:
     stage: Stage
     moments: Moments
     health: Health
+    readings: tuple[Reading, ...] = ()
 
 
-def pack(plan: RolloutPlan, stage: Stage, moments: Moments, health: Health) -> bytes:
+def pack(plan: RolloutPlan, stage: Stage, moments: Moments, health: Health, readings: Sequence[Reading] = ()) -> bytes:
     header = json.dumps(
         {
             "plan": plan_to_mapping(plan),
             "stage": asdict(stage),
             "health": asdict(health),
+            "readings": [asdict(reading) for reading in readings],
             "moments": _scalars(moments),
             "shapes": {name: array.shape for name, array in _arrays(moments).items()},
         },
@@ -77,7 +81,7 @@ def unpack(packed: bytes) -> Inputs:
 def replay(packed: bytes) -> Verdict:
     """Judge again what was judged; equal code gives an equal verdict."""
     inputs = unpack(packed)
-    return judge(inputs.plan, inputs.stage, inputs.moments, inputs.health)
+    return judge(inputs.plan, inputs.stage, inputs.moments, inputs.health, inputs.readings)
 
 
 def _scalars(moments: Moments) -> dict[str, Any]:
@@ -139,9 +143,14 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
         stage=Stage(**{**stage, "phase": Phase(stage["phase"])}),
         moments=Moments(**fields),
         health=Health(**{**health, **counts}),
+        readings=tuple(_reading(told) for told in header["readings"]),
     )
 
 
 def _serving_counts(told: dict[str, Any]) -> ServingCounts:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     return ServingCounts(**fields)
+
+
+def _reading(told: dict[str, Any]) -> Reading:
+    return Reading(**{**told, "outcome": ReadingOutcome(told["outcome"])})

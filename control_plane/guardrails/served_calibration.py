@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
 
 from control_plane.domain.moments import Measure, PairMeasure
-from control_plane.domain.plan import Role
+from control_plane.domain.plan import OnMissing
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.calibration import Calibrations, calibrations
@@ -17,6 +16,7 @@ from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
 
 CALIBRATION = "calibration"
+UNANSWERED = frozenset({Answer.NO_DATA, Answer.INSUFFICIENT, Answer.STALE})
 
 
 def calibration_findings(look: Look) -> Iterator[Finding]:
@@ -28,8 +28,8 @@ def calibration_findings(look: Look) -> Iterator[Finding]:
     clicks_in_stage_G = look.in_stage_MGA[Measure.CLICK, :, Arm.CANDIDATE]
     found = calibrations(matured_GK, score_GK, click_GK)
     for row in _rows(look, found, matured_GK, clicks_in_stage_G):
-        gates = look.plan.calibration.role is Role.GATE and bool(look.requires_clicks[row.index])
-        yield _finding(look, row, log_e_harm=_log_e_harm(look, row), gates=gates)
+        gates = look.plan.calibration.role.gates and bool(look.requires_clicks[row.index])
+        yield _finding(look, row, decides=True, gates=gates)
 
 
 def shadow_calibration_findings(look: Look) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def shadow_calibration_findings(look: Look) -> Iterator[Finding]:
     matured_GK, click_GK = pairs_GKP[..., PairMeasure.MATURED], pairs_GKP[..., PairMeasure.CLICK]
     found = calibrations(matured_GK, pairs_GKP[..., PairMeasure.SCORE_CANDIDATE], click_GK)
     for row in _rows(look, found, matured_GK, click_GK.sum(axis=1)):
-        yield _finding(look, row, log_e_harm=None, gates=False)
+        yield _finding(look, row, decides=False, gates=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,8 @@ class _Row:
     clicks: int
     clicks_in_stage: int
     is_known: bool
+    log_e_harm: float
+    wait: float | None
 
     @property
     def is_inside(self) -> bool:
@@ -74,6 +76,12 @@ def _rows(look: Look, found: Calibrations, matured_GK: IntArray, clicks_in_stage
     width_G = half_width(found.se_H, degrees_G, alpha=judge.alpha_rollback)
     expected_G = np.maximum(found.predicted_H, found.observed_H)
     is_enough_G = (expected_G >= judge.min_expected_conversions) & (found.buckets_H >= judge.min_buckets)
+    is_known_G = is_enough_G & np.isfinite(found.log_ratio_H)
+    is_surface_G = np.arange(len(expected_G)) == 0
+    epsilon_G = np.where(is_surface_G, plan.epsilon, plan.view_type_epsilon)
+    band_G = np.where(is_surface_G, plan.band, plan.view_type_band)
+    log_e_G = np.where(is_known_G, _log_e_harm(look, found, degrees_G, epsilon_G), 0.0)
+    waits = _seconds_until_inside(look, found, band_G, clicks_in_stage_G)
     for index in range(len(look.moments.segments)):
         yield _Row(
             index=index,
@@ -81,30 +89,45 @@ def _rows(look: Look, found: Calibrations, matured_GK: IntArray, clicks_in_stage
             se=float(found.se_H[index]),
             degrees=float(degrees_G[index]),
             half_width=float(width_G[index]),
-            epsilon=plan.epsilon if index == 0 else plan.view_type_epsilon,
-            band=plan.band if index == 0 else plan.view_type_band,
+            epsilon=float(epsilon_G[index]),
+            band=float(band_G[index]),
             impressions=int(matured_GK[index].sum()),
             clicks=round(float(found.observed_H[index])),
             clicks_in_stage=int(clicks_in_stage_G[index]),
-            is_known=bool(is_enough_G[index]) and math.isfinite(found.log_ratio_H[index]),
+            is_known=bool(is_known_G[index]),
+            log_e_harm=float(log_e_G[index]),
+            wait=waits[index],
         )
 
 
-def _log_e_harm(look: Look, row: _Row) -> float:
+def _log_e_harm(look: Look, found: Calibrations, degrees_G: FloatArray, epsilon_G: FloatArray) -> FloatArray:
     """Two one-sided e-values, half and half: predicted too high, predicted too low."""
-    if not row.is_known:
-        return 0.0
     judge = look.plan.judge
-    sides = np.array([row.log_ratio - row.epsilon, -row.log_ratio - row.epsilon]) / row.se
-    scores = z_of_t(sides, np.full(2, row.degrees))
-    return float(logsumexp(log_e(scores, np.full(2, row.se), judge.taus, judge.tau_weights)) - math.log(2.0))
+    side_EG = np.stack([found.log_ratio_H - epsilon_G, -found.log_ratio_H - epsilon_G]) / found.se_H
+    score_EG = z_of_t(side_EG, np.broadcast_to(degrees_G, side_EG.shape))
+    log_e_EG = log_e(score_EG, np.broadcast_to(found.se_H, side_EG.shape), judge.taus, judge.tau_weights)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.logaddexp.reduce(log_e_EG, axis=0) - math.log(2.0))
 
 
-def _finding(look: Look, row: _Row, *, log_e_harm: float | None, gates: bool) -> Finding:
-    """`log_e_harm` is None where calibration only informs."""
-    has_weight = log_e_harm is not None and look.plan.calibration.role is not Role.MONITOR
+def _seconds_until_inside(
+    look: Look, found: Calibrations, band_G: FloatArray, clicks_in_stage_G: IntArray
+) -> list[float | None]:
+    known = np.array(np.inf)  # of a forecast the quantiles of t matter little
+
+    def is_inside(se_GW: FloatArray) -> BoolArray:
+        width_GW = half_width(se_GW, known, alpha=look.plan.judge.alpha_rollback)
+        return np.asarray(np.abs(found.log_ratio_H)[:, None] + width_GW < band_G[:, None])
+
+    stage_part_G = clicks_in_stage_G / np.maximum(found.observed_H, 1.0)
+    return look.seconds_until(is_inside, found.se_H, stage_part_G)
+
+
+def _finding(look: Look, row: _Row, *, decides: bool, gates: bool) -> Finding:
+    has_weight = decides and look.plan.calibration.role.rolls_back
     weight = look.weights.surface if row.index == 0 else look.weights.rest
-    is_harm = has_weight and (log_e_harm or 0.0) >= -math.log(look.plan.judge.alpha_rollback)
+    log_e_harm = row.log_e_harm if has_weight else 0.0
+    is_harm = log_e_harm >= -math.log(look.plan.judge.alpha_rollback)
     answer = Answer.HARM if is_harm else _answer(look, row, gates)
     return Finding(
         metric=CALIBRATION,
@@ -117,18 +140,22 @@ def _finding(look: Look, row: _Row, *, log_e_harm: float | None, gates: bool) ->
         standard_error=row.se if row.is_known else None,
         harm_margin=row.epsilon,
         safe_margin=row.band,
-        log_e_harm=log_e_harm or 0.0,
+        log_e_harm=log_e_harm,
         weight=weight if has_weight else 0.0,
         impressions_candidate=row.impressions,
         conversions_candidate=float(row.clicks),
-        missing=row.gap(look) if gates and answer is not Answer.SAFE else "",
+        missing=_missing(look, row, answer) if gates else "",
         seconds_to_resolve=_seconds(look, row, answer) if gates else None,
+        role=look.plan.calibration.role.value if decides else "",
+        policy=OnMissing.EXTEND.value if gates and answer in UNANSWERED else "",
     )
 
 
 def _answer(look: Look, row: _Row, gates: bool) -> Answer:
     if not gates:
         return Answer.MONITORED
+    if look.is_feed_stale:
+        return Answer.STALE
     if not row.impressions:
         return Answer.NO_DATA
     if row.gap(look):
@@ -136,15 +163,13 @@ def _answer(look: Look, row: _Row, gates: bool) -> Answer:
     return Answer.SAFE if row.is_inside else Answer.UNDECIDED
 
 
+def _missing(look: Look, row: _Row, answer: Answer) -> str:
+    if answer is Answer.STALE:
+        return "no event has arrived lately"
+    return row.gap(look) if answer is not Answer.SAFE else ""
+
+
 def _seconds(look: Look, row: _Row, answer: Answer) -> float | None:
-    judge = look.plan.judge
     if answer is Answer.INSUFFICIENT:
-        return look.seconds_until_count(row.clicks, row.clicks_in_stage, judge.min_conversions)
-    if answer is not Answer.UNDECIDED:
-        return None
-
-    def is_inside(se_W: FloatArray) -> BoolArray:
-        width_W = half_width(se_W, np.full(se_W.shape, row.degrees), alpha=judge.alpha_rollback)
-        return np.asarray(abs(row.log_ratio) + width_W < row.band)
-
-    return look.seconds_until(is_inside, row.se, row.clicks_in_stage / max(1, row.clicks))
+        return look.seconds_until_count(row.clicks, row.clicks_in_stage, look.plan.judge.min_conversions)
+    return row.wait if answer is Answer.UNDECIDED else None

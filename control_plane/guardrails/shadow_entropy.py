@@ -119,10 +119,9 @@ def _seconds(look: Look, found: EntropyDifferences, answer: Answer) -> float | N
     distance, degrees = shadow.ne_safe_margin - float(found.difference_G[0]), float(found.buckets_G[0] - 1)
 
     def is_safe(se_W: FloatArray) -> BoolArray:
-        log_e_W = _log_e(look, distance / se_W, se_W, degrees)
-        return np.asarray(log_e_W >= -math.log(look.plan.judge.alpha_advance))
+        return np.asarray(_log_e(look, distance / se_W, se_W, degrees) >= -math.log(look.plan.judge.alpha_advance))
 
-    return look.seconds_until(is_safe, float(found.se_G[0]), 1.0)
+    return look.seconds_until(is_safe, found.se_G[:1], np.ones(1))[0]
 
 
 def _log_e(look: Look, t_W: FloatArray, se_W: FloatArray, degrees: float) -> FloatArray:

@@ -1,8 +1,10 @@
 """How findings are said to people."""
 
 from control_plane.domain.moments import WHOLE_SURFACE
-from control_plane.domain.plan import DIRECTION_OF, Metric
+from control_plane.domain.plan import DIRECTION_OF, Metric, OperationalMetric
 from control_plane.domain.verdict import Answer, Finding, percent
+from control_plane.guardrails import operational_wording, told_wording
+from control_plane.guardrails.finding_names import RANK_AGREEMENT, TOLD
 from control_plane.guardrails.served_calibration import CALIBRATION
 from control_plane.guardrails.shadow_entropy import NORMALISED_ENTROPY
 
@@ -13,6 +15,7 @@ METRIC_NAMES = {
     Metric.REVENUE_PER_IMPRESSION.value: "revenue per impression",
     CALIBRATION: "calibration",
     NORMALISED_ENTROPY: "normalised entropy",
+    **told_wording.NAMES,
 }
 
 
@@ -27,6 +30,8 @@ def metric_name(finding: Finding) -> str:
 def estimate(finding: Finding, surface: str) -> str:
     """'CTR on home_feed is 3.1 % lower (interval -5.0 % to -1.2 %)'."""
     where = place(finding, surface)
+    if finding.metric in TOLD:
+        return told_wording.sentence(finding, surface)
     if finding.effect is None or finding.lower is None or finding.upper is None:
         return f"{metric_name(finding)} on {where} has no estimate yet"
     if finding.metric == NORMALISED_ENTROPY:
@@ -40,15 +45,24 @@ def estimate(finding: Finding, surface: str) -> str:
     return f"{metric_name(finding)} on {where} is {_size(finding.effect)} {side} {interval}"
 
 
+def sentence(finding: Finding, surface: str) -> str:
+    """Of a metric that is compared with a fixed limit, and of any other."""
+    if finding.metric in set(OperationalMetric):
+        return operational_wording.sentence(finding)
+    return finding.detail or estimate(finding, surface)
+
+
 def harm(finding: Finding, surface: str) -> str:
     if finding.harm_margin is None:
-        return estimate(finding, surface)
+        return sentence(finding, surface)
     return f"{estimate(finding, surface)}, beyond the {margin_text(finding, finding.harm_margin)} margin"
 
 
 def unproven(finding: Finding, surface: str) -> str:
     """Why a gate has not opened."""
-    if finding.answer in (Answer.NO_DATA, Answer.INSUFFICIENT):
+    if finding.role and (finding.limit is not None or finding.detail):
+        return sentence(finding, surface)
+    if finding.answer in (Answer.NO_DATA, Answer.INSUFFICIENT, Answer.STALE):
         return f"{metric_name(finding)} on {place(finding, surface)}: {finding.missing or 'no data to compare yet'}"
     if finding.safe_margin is None:
         return estimate(finding, surface)
@@ -60,8 +74,8 @@ def unproven(finding: Finding, surface: str) -> str:
 
 
 def is_harmful_upwards(finding: Finding) -> bool:
-    if finding.metric in (CALIBRATION, NORMALISED_ENTROPY):
-        return True
+    if finding.metric in (CALIBRATION, NORMALISED_ENTROPY, *TOLD):
+        return finding.metric != RANK_AGREEMENT
     return DIRECTION_OF[Metric(finding.metric)] < 0
 
 
@@ -78,4 +92,7 @@ def _size(effect: float) -> str:
 
 
 def margin_text(finding: Finding, margin: float) -> str:
+    """In the metric's unit; relative ones in per cent."""
+    if finding.metric in TOLD:
+        return told_wording.limit_text(finding, margin)
     return f"{margin:.3g}" if finding.metric == NORMALISED_ENTROPY else f"{margin * 100:.3g} %"

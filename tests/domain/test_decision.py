@@ -1,4 +1,5 @@
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_approvals_are_the_last_gate() -> None:
 
 
 def test_a_broken_sample_ratio_holds_until_a_person_resumes() -> None:
-    verdict = a_verdict(Outcome.HOLD, rule=Rule.SAMPLE_RATIO)
+    verdict = replace(a_verdict(Outcome.HOLD, rule=Rule.SAMPLE_RATIO), needs_person=True)
 
     assert decided(a_rollout(), verdict).command is Command.HOLD
     assert decided(a_rollout(Phase.HELD, paused_phase=Phase.RAMPING, step=0), verdict).command is None

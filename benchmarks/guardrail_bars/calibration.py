@@ -96,7 +96,7 @@ TITLES = {
 
 def false_alarms(*, runs: int) -> dict[str, Alarms]:
     parts: dict[str, list[Alarms]] = {name: [] for name in TITLES}
-    for count, rng in chunked("5 calibration, perfect", runs, 100, seed=50):
+    for count, rng in chunked("5 calibration, perfect", runs, 100):
         alarms = {name: Alarms(count) for name in TITLES}
         perfect, blind = _Seen.nothing(count), _Seen.nothing(count)
         for look in range(1, LOOKS + 1):
@@ -117,8 +117,9 @@ def delays(*, runs: int, knows_tastes: bool) -> FloatArray:
     """Fixed horizons until a model that promises 5 % too many clicks is called out, without a dead band."""
     needed = horizon(knows_tastes=knows_tastes)
     per_look = max(1, round(SPACING * needed))
+    label = f"5 calibration +5 %, {'perfect' if knows_tastes else 'blind'}"
     parts = []
-    for count, rng in chunked("5 calibration, +5 %", runs, 100, seed=51 + knows_tastes):
+    for count, rng in chunked(label, runs, 100):
         alarms, seen = Alarms(count), _Seen.nothing(count)
         for look in range(1, round(LONGEST / SPACING) + 1):
             seen.add(crowd.draw_visit(rng, count, per_look, share=1.0), knows_tastes=knows_tastes, bias=MISCALIBRATION)

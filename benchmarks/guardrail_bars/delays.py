@@ -20,7 +20,7 @@ from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray
 SPACING = 0.01  # between looks, of the fixed horizon; beyond it of what was seen
 LONGEST = 8.0  # fixed horizons after which a run is given up
 OURS, ZERO = "ours", "ours, margin 0"
-RIVALS = ("gbstats", "msprt", "msprt_users")
+RIVALS = ("gbstats", "msprt", "msprt_users", "z_bonferroni")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +55,7 @@ def delays(effect: float, *, runs: int, chunk: int = 50) -> dict[str, FloatArray
     horizon = crowd.fixed_horizon(effect, MARGIN)
     parts = [
         _until_found(rng, count, effect, _looks(horizon))
-        for count, rng in chunked(f"3 delay at {100 * effect:.0f} %", runs, chunk, seed=round(-1000 * effect))
+        for count, rng in chunked(f"3 delay at {100 * effect:.0f} %", runs, chunk)
     ]
     return {name: joined([part[name] for part in parts]).at_R for name in parts[0]}
 

@@ -32,6 +32,7 @@ NAMES = {
     "msprt_users": "mSPRT, variance by user",
     "z_impressions": "z test on impressions",
     "z_users": "z test, variance by user",
+    "z_bonferroni": "z test, variance by user, Bonferroni over 1000 looks",
 }
 
 
@@ -50,7 +51,7 @@ def measure(*, runs: int, scenario_runs: int, looks: int) -> Measured:
 def newcomers(*, runs: int, looks: int, per_look: int = NEWCOMERS) -> dict[tuple[str, int], Alarms]:
     """Alarms by rule and by how many looks go by between two that count; each look brings users never seen before."""
     parts: dict[tuple[str, int], list[Alarms]] = {(name, every): [] for name in NAMES for every in EVERY}
-    for count, rng in chunked(f"1 {per_look} newcomers a look", runs, 250, seed=per_look):
+    for count, rng in chunked(f"1 {per_look} newcomers a look", runs, 250):
         seen = {key: Alarms(count) for key in parts}
         clicks_RSAK, shown_RSAK, sums_RAQ = nothing(count), nothing(count), np.zeros((count, len(Arm), 6))
         for look in range(1, looks + 1):
@@ -72,7 +73,7 @@ def newcomers(*, runs: int, looks: int, per_look: int = NEWCOMERS) -> dict[tuple
 def watched(name: str, scenario: Scenario, *, runs: int, looks: int) -> dict[str, Alarms]:
     """First alarms of the project's rule and of a one-sided z test with the same variance."""
     parts: dict[str, list[Alarms]] = {OURS: [], "z_users": []}
-    for count, rng in chunked(f"1 {_in_words(name)}", runs, 50, seed=1_000 + list(SCENARIOS).index(name)):
+    for count, rng in chunked(f"1 {_in_words(name)}", runs, 50):
         seen = {rule: Alarms(count) for rule in parts}
         for look, sums in enumerate(scenario(rng, count, looks), start=1):
             found = estimate(*sums)

@@ -61,7 +61,7 @@ def measure(*, runs: int, looks: int) -> Measured:
 def family(*, runs: int, looks: int) -> tuple[Alarms, Alarms]:
     """First alarms of the weighted mean of e-values, and of any one-sided z test."""
     ours, naive = [], []
-    for count, rng in chunked("2 family", runs, 25, seed=2):
+    for count, rng in chunked("2 family", runs, 25):
         of_mean, of_any = Alarms(count), Alarms(count)
         for look, sums in enumerate(_traffic(rng, count, looks), start=1):
             log_e_RH, t_RH = _judged(sums)

@@ -1,5 +1,6 @@
 """What a bar measured: rows for people, figures for machines; and how sure a simulation can be."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -80,8 +81,9 @@ def quantile_interval(value_R: FloatArray, probability: float) -> tuple[float, f
     return float(ascending[_place(runs, low)]), float(ascending[_place(runs, high + 1)])
 
 
-def chunked(label: str, runs: int, size: int, *, seed: int) -> Iterator[tuple[int, np.random.Generator]]:
-    """Runs in chunks of at most `size`, each with a generator of its own, and a progress bar on stderr."""
+def chunked(label: str, runs: int, size: int) -> Iterator[tuple[int, np.random.Generator]]:
+    """Runs in chunks of at most `size`, each with a generator that no other label has, and a progress bar on stderr."""
+    seed = zlib.crc32(label.encode())
     sizes = [min(size, runs - start) for start in range(0, runs, size)]
     for index, count in enumerate(track(sizes, description=label.ljust(34), console=Console(stderr=True))):
         yield count, np.random.default_rng([SEED, seed, index])

@@ -68,7 +68,7 @@ def measure(*, runs: int) -> Measured:
 
 def ramp(*, runs: int) -> dict[int, Readings]:
     parts: dict[int, list[Readings]] = {day: [] for day in READ_AFTER}
-    for count, rng in chunked("6 ramp", runs, 20, seed=6):
+    for count, rng in chunked("6 ramp", runs, 20):
         crowd_of_ramp = crowd.Ramp(rng, count, USERS)
         days = []
         for day, share in enumerate(crowd.RAMP_SHARES):

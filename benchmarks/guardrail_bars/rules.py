@@ -20,6 +20,7 @@ ALPHA = PLAN.alpha_rollback
 LOG_BAR = -math.log(ALPHA)
 MARGIN = 0.01  # harm margin of CTR
 ONE_SIDED_Z = 1.644854  # 5 %
+BONFERRONI_Z = 3.890592  # 5 % over 1000 looks
 GBSTATS_TUNING = 5_000.0  # users at which its interval is tightest, its default
 MSPRT_TAU = 0.1  # effect size, log ratio, the mixture is built for
 
@@ -139,6 +140,7 @@ def rivals_alarm(sums_RAQ: FloatArray, margin: float, *, is_open_R: BoolArray) -
         alarms = {
             "z_impressions": impressions.z_below(margin) >= ONE_SIDED_Z,
             "z_users": users.z_below(margin) >= ONE_SIDED_Z,
+            "z_bonferroni": users.z_below(margin) >= BONFERRONI_Z,
             "msprt": (log_msprt(impressions, margin) >= LOG_BAR) & is_below["impressions"],
             "msprt_users": (log_msprt(users, margin) >= LOG_BAR) & is_below["users"],
             "gbstats": gbstats_interval(sums_RAQ)[1] < -margin,

@@ -72,7 +72,7 @@ def false_alarms(share_bp: int, *, runs: int, looks: int) -> tuple[int, int]:
     low_L, high_L = crossings(share_bp, users_L)
     share = share_bp / FULL_TRAFFIC_BP
     alarms = chi_square = 0
-    for count, rng in chunked(f"8 split {share_bp / 100:g} %", runs, 1_000, seed=8_000 + share_bp):
+    for count, rng in chunked(f"8 split {share_bp / 100:g} %", runs, 1_000):
         candidate_RL = np.cumsum(rng.binomial(NEWCOMERS, share, size=(count, looks)), axis=1)
         alarms += int(((candidate_RL <= low_L) | (candidate_RL >= high_L)).any(axis=1).sum())
         statistic_RL = np.square(candidate_RL - users_L * share) / (users_L * share * (1 - share))
@@ -85,7 +85,7 @@ def users_until_found(*, runs: int) -> FloatArray:
     users_L = NEWCOMERS * np.arange(1, LONGEST_SEARCH + 1)
     low_L, high_L = crossings(5_000, users_L)
     parts = []
-    for count, rng in chunked("8 split 49/51", runs, 500, seed=8):
+    for count, rng in chunked("8 split 49/51", runs, 500):
         candidate_RL = np.cumsum(rng.binomial(NEWCOMERS, ACTUAL, size=(count, len(users_L))), axis=1)
         is_alarm_RL = (candidate_RL <= low_L) | (candidate_RL >= high_L)
         parts.append(np.where(is_alarm_RL.any(axis=1), users_L[is_alarm_RL.argmax(axis=1)], np.inf))

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.guardrail_bars import calibration, crowd, delays, false_alarms, family, ramp_bias, split_alarms
 from benchmarks.guardrail_bars.false_alarms import EVERY, OURS
-from benchmarks.guardrail_bars.outcome import lower_bound, quantile, upper_bound
+from benchmarks.guardrail_bars.outcome import lower_bound, quantile, quantile_interval, upper_bound
 from benchmarks.guardrail_bars.rules import ALPHA, MARGIN
 from benchmarks.guardrail_bars.scenarios import SCENARIOS
+from control_plane.guardrails.estimate import FloatArray
 
 pytestmark = pytest.mark.slow
 
@@ -63,27 +64,31 @@ def test_a_family_of_hypotheses_rolls_back_no_oftener_than_one() -> None:
     assert lower_bound(naive.count, runs) > ALPHA
 
 
-@pytest.mark.parametrize(("claim", "runs"), [(delays.CLAIMS[1], 80), (delays.CLAIMS[2], 250)])
+@pytest.mark.parametrize(("claim", "runs"), [(delays.CLAIMS[1], 100), (delays.CLAIMS[2], 300)])
 def test_harm_is_found_in_about_the_time_that_a_test_with_one_look_would_take(claim: delays.Claim, runs: int) -> None:
     horizon = crowd.fixed_horizon(claim.effect, MARGIN)
 
     users_of = delays.delays(claim.effect, runs=runs)
 
     medians = {name: quantile(users_R, 0.5) / horizon for name, users_R in users_of.items()}
-    q90 = quantile(users_of[OURS], 0.9) / horizon
-    print(f"{claim.name}: medians {medians}, q90 {q90:.2f} fixed horizons")
-    assert medians[OURS] <= claim.median
-    assert q90 <= claim.q90
+    print(claim.name, {name: f"{median:.2f}" for name, median in medians.items()})
+    assert (
+        surely_above(users_of[OURS] / horizon, 0.5)
+        <= claim.median
+        < surely_above(users_of["z_bonferroni"] / horizon, 0.5)
+    )
+    assert surely_above(users_of[OURS] / horizon, 0.9) <= claim.q90
     if claim.name == "5pct":
         assert medians[OURS] < medians["gbstats"]
 
 
 def test_a_candidate_that_halves_clicks_is_found_within_a_few_hundred_users() -> None:
-    users_R = delays.delays(delays.DISASTER.effect, runs=400, chunk=200)[OURS] * crowd.SEEN_SHARE
+    users_of = delays.delays(delays.DISASTER.effect, runs=400, chunk=200)
 
+    users_R, naive_R = (users_of[name] * crowd.SEEN_SHARE for name in (OURS, "z_bonferroni"))
     print(f"-50 %: {quantile(users_R, 0.5):.0f} users per arm, 90th percentile {quantile(users_R, 0.9):.0f}")
-    assert quantile(users_R, 0.5) <= delays.DISASTER.median
-    assert quantile(users_R, 0.9) <= delays.DISASTER.q90
+    assert surely_above(users_R, 0.5) <= delays.DISASTER.median < surely_above(naive_R, 0.5)
+    assert surely_above(users_R, 0.9) <= delays.DISASTER.q90 < surely_above(naive_R, 0.9)
 
 
 def test_a_perfect_model_is_left_alone_however_often_its_calibration_is_looked_at() -> None:
@@ -99,11 +104,11 @@ def test_a_perfect_model_is_left_alone_however_often_its_calibration_is_looked_a
 
 
 def test_promises_that_are_five_per_cent_too_high_are_found_soon() -> None:
-    delay_R = calibration.delays(runs=150, knows_tastes=True)
+    delay_R = calibration.delays(runs=300, knows_tastes=True)
 
     print(f"median {quantile(delay_R, 0.5):.2f}, q90 {quantile(delay_R, 0.9):.2f} fixed horizons")
-    assert quantile(delay_R, 0.5) <= calibration.MEDIAN_LIMIT
-    assert quantile(delay_R, 0.9) <= calibration.Q90_LIMIT
+    assert surely_above(delay_R, 0.5) <= calibration.MEDIAN_LIMIT
+    assert surely_above(delay_R, 0.9) <= calibration.Q90_LIMIT
 
 
 def test_a_ramp_with_busy_weekends_leaves_no_bias_but_in_the_pooled_ratio() -> None:
@@ -133,3 +138,8 @@ def test_a_split_off_by_one_in_fifty_is_found() -> None:
 
     print(f"49/51 found at {median:.0f} users, median")
     assert median <= split_alarms.USERS_LIMIT
+
+
+def surely_above(value_R: FloatArray, probability: float) -> float:
+    """What the quantile exceeds for all that this few runs can tell: the lower end of its 95 % interval."""
+    return quantile_interval(value_R, probability)[0]

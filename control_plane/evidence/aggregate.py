@@ -51,9 +51,9 @@ class MomentsQuery:
         revenue_cap: currency units per impression.
         since_ms: the first served millisecond that counts.
         as_of_ms: the last one; a label counts on impressions whose window has ended by then.
-        pre_period_days: full UTC days before the first that are summed by user for variance reduction; 0 is none.
-        salt: of the split.
-        weights_bp: weights that the candidate may come to have; days before need not be read again for these.
+        pre_period_days: how many full UTC days before that of `since_ms` are summed, for variance reduction.
+        salt: of the split, by which the users of these days fall to the arms.
+        weights_bp: that the candidate may come to have; when it does, these days need not be read again.
     """
 
     surface: Surface
@@ -136,7 +136,7 @@ def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
                 as_of_ms=query.as_of_ms,
             )
             assembly.add(*reader.read(sql))
-            if query.pre_period_days and query.shared_bp is not None:
+            if query.pre_period_days and query.bands.cuts_bp:  # in the shadow already, when nothing waits for it
                 before = ShardSums(
                     log,
                     snapshot,

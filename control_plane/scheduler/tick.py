@@ -135,6 +135,9 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
                 revenue_cap=rollout.plan.revenue_cap,
                 since_ms=_ms(started_at),
                 as_of_ms=max(_ms(started_at), _ms(now - timedelta(seconds=rollout.plan.lateness_seconds))),
+                pre_period_days=rollout.plan.judge.pre_period_days,
+                salt=state.salt,
+                weights_bp=[step.share_bp for step in rollout.plan.steps],
             ),
         )
 

@@ -149,12 +149,15 @@ class Moments:
 
     def cells_of(self, measure: Measure) -> "IntArray | CountArray":
         """One measure, (G, S, A, K), in the width it is kept in: a sum of few cells may not fit."""
-        return self.counts_MGSAK[measure] if measure < NUM_COUNTS else self.values_MGSAK[measure - NUM_COUNTS]
+        is_count = measure < NUM_COUNTS
+        cells: IntArray | CountArray = (
+            self.counts_MGSAK[measure] if is_count else self.values_MGSAK[measure - NUM_COUNTS]
+        )
+        return cells
 
     def sums_of(self, measure: Measure) -> "IntArray":
         """One measure, (G, S, A, K), int64."""
-        sums: IntArray = self.cells_of(measure).astype("int64")
-        return sums
+        return self.cells_of(measure).astype("int64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,7 +81,7 @@ def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> l
     """Per segment; `ratios` are the guardrail's over all strata."""
     label, counted = LABEL_OF[guardrail.metric], conversion_of(guardrail.metric)
     is_revenue = guardrail.metric is Metric.REVENUE_PER_IMPRESSION
-    shared_MGSA = np.where(ratios.overlap_HS[:, :, None] > 0, look.totals_MGSA, 0)
+    shared_MGSA = look.totals_MGSA * (ratios.overlap_HS[:, :, None] > 0)
     conversions_GSA = shared_MGSA[counted]
     value_GA = shared_MGSA[NUMERATOR_OF[label]].sum(axis=1) / (FIXED_POINT if is_revenue else 1)
     in_stage_GA = conversions_GSA[:, look.in_present_stage].sum(axis=1)
@@ -91,19 +91,30 @@ def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> l
     payers_GA = np.full(value_GA.shape, np.inf)
     if is_revenue:
         payers_GA = effective_count(look.moments.sums_of(Measure.REVENUE).sum(axis=1))
+    columns = zip(
+        shared_MGSA[MATURED_OF[label]].sum(axis=1).tolist(),
+        conversions_GSA.sum(axis=1).tolist(),
+        in_stage_GA.tolist(),
+        value_GA.tolist(),
+        expected_G.tolist(),
+        ratios.buckets_H.tolist(),
+        payers_GA.tolist(),
+        stage_part_G.tolist(),
+        strict=True,
+    )
     return [
         Conversions(
             name=CONVERSION_NAMES[guardrail.metric],
-            matured=_pair(shared_MGSA[MATURED_OF[label], index].sum(axis=0)),
-            conversions=_pair(conversions_GSA[index].sum(axis=0)),
-            in_stage=_pair(in_stage_GA[index]),
-            value=(float(value_GA[index, 0]), float(value_GA[index, 1])),
-            expected=float(expected_G[index]),
-            buckets=int(ratios.buckets_H[index]),
-            payers=(float(payers_GA[index, 0]), float(payers_GA[index, 1])),
-            stage_part=float(stage_part_G[index]),
+            matured=tuple(matured),
+            conversions=tuple(conversions),
+            in_stage=tuple(in_stage),
+            value=tuple(value),
+            expected=expected,
+            buckets=buckets,
+            payers=tuple(payers),
+            stage_part=stage_part,
         )
-        for index in range(len(look.moments.segments))
+        for matured, conversions, in_stage, value, expected, buckets, payers, stage_part in columns
     ]
 
 
@@ -111,7 +122,3 @@ def _expected_clicks(shared_MGSA: IntArray) -> FloatArray:
     shared = shared_MGSA.astype(np.float64)
     rate_GS = divide(shared[Measure.CLICK, :, :, Arm.STABLE], shared[Measure.MATURED_CLICK, :, :, Arm.STABLE])
     return np.asarray((rate_GS * shared[Measure.MATURED_CLICK, :, :, Arm.CANDIDATE]).sum(axis=1))
-
-
-def _pair(count_A: IntArray) -> tuple[int, int]:
-    return int(count_A[Arm.STABLE]), int(count_A[Arm.CANDIDATE])

@@ -218,15 +218,24 @@ def _seconds(look: Look, counts: Conversions, answer: Answer, wait: float | None
 
 
 def _seconds_until_safe(look: Look, rows: Sequence[_Row], tests: _Tests) -> list[float | None]:
+    """Of the gates that are still open, if their estimates stay where they are."""
     judge = look.plan.judge
-    distance_H = tests.benefit_H - np.log1p(-tests.margin_H)
+    is_gate_H = np.array([row.guardrail.role.gates for row in rows], dtype=np.bool_)
+    is_open_H = is_gate_H & tests.is_required_H & ~(tests.log_e_safe_H >= -math.log(judge.alpha_advance))
+    open_O = np.flatnonzero(is_open_H)
+    distance_O1 = (tests.benefit_H - np.log1p(-tests.margin_H))[open_O, None]
+    degrees_O1 = tests.degrees_H[open_O, None]
 
-    def is_safe(se_HW: FloatArray) -> BoolArray:
-        z_HW = about_z_of_t(distance_H[:, None] / se_HW, tests.degrees_H[:, None])
-        return np.asarray(log_e(z_HW, se_HW, judge.taus, judge.tau_weights) >= -math.log(judge.alpha_advance))
+    def excess(se_OW: FloatArray) -> FloatArray:
+        z_OW = about_z_of_t(distance_O1 / se_OW, degrees_O1)
+        return log_e(z_OW, se_OW, judge.taus, judge.tau_weights) + math.log(judge.alpha_advance)
 
-    stage_part_H = np.array([row.counts.stage_part for row in rows], dtype=np.float64)
-    return look.seconds_until(is_safe, tests.se_H, stage_part_H)
+    stage_part_O = np.array([rows[index].counts.stage_part for index in open_O.tolist()], dtype=np.float64)
+    found = look.seconds_until(excess, tests.se_H[open_O], stage_part_O)
+    waits: list[float | None] = [None] * len(rows)
+    for index, wait in zip(open_O.tolist(), found, strict=True):
+        waits[index] = wait
+    return waits
 
 
 def _conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:

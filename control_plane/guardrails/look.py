@@ -1,5 +1,6 @@
 """One look at one rollout: what plan, stage and moments say together, before any hypothesis is judged."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,10 @@ from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.guardrails.estimate import BoolArray, Comparison, FloatArray, IntArray, divide
 
 LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
-NUM_WAITS = 24  # tried twice, the second time between two of the first: 4 % apart, finer than any rate is known
-WAITS_W = np.geomspace(1.0, LONGEST_WAIT_SECONDS, NUM_WAITS)
-FINER_W = np.geomspace(1.0, WAITS_W[1] / WAITS_W[0], NUM_WAITS)
+NUM_WAITS = 14
+ZOOMS = 3  # each time between two of the waits before: in the end 1 % apart, finer than any rate is known
+LOG_WAITS_W = np.linspace(0.0, math.log(LONGEST_WAIT_SECONDS), NUM_WAITS)
+PARTS_W = np.linspace(0.0, 1.0, NUM_WAITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,29 +117,30 @@ class Look:
         return max(guardrail.safe_margin, budgeted)
 
     def seconds_until(
-        self, holds: Callable[[FloatArray], BoolArray], se_H: FloatArray, stage_part_H: FloatArray
+        self, excess: Callable[[FloatArray], FloatArray], se_H: FloatArray, stage_part_H: FloatArray
     ) -> list[float | None]:
-        """When `holds` will be true of each standard error, if information goes on growing as in this stage.
+        """When `excess` will no longer be negative, if information goes on growing as in this stage.
 
-        `holds` takes and gives (H, W); `stage_part_H` is the part of the information gathered so far that this
-        stage gathered. None if never or unknown.
+        `excess` is a rising function of information: it takes standard errors and gives its values, (H, W) both.
+        `stage_part_H` is the part of the information gathered so far that this stage gathered. None if never or
+        unknown.
         """
         is_known_H = np.isfinite(se_H) & (stage_part_H > 0)
         if self.seconds_in_stage <= 0 or not is_known_H.any():
             return [None] * len(se_H)
         with np.errstate(divide="ignore", over="ignore"):
-            information_H = np.square(1.0 / se_H)
-        per_second_H = information_H * stage_part_H / self.seconds_in_stage
-
-        def holds_after(wait_HW: FloatArray) -> BoolArray:
-            return holds(1.0 / np.sqrt(information_H[:, None] + per_second_H[:, None] * wait_HW))
-
-        coarse_HW = np.broadcast_to(WAITS_W, (len(se_H), NUM_WAITS))
-        is_true_HW = holds_after(coarse_HW)
-        before_H = WAITS_W[np.maximum(np.argmax(is_true_HW, axis=1) - 1, 0)]
-        fine_HW = before_H[:, None] * FINER_W
-        wait_H = fine_HW[np.arange(len(se_H)), np.argmax(holds_after(fine_HW), axis=1)]
-        is_known_H &= is_true_HW.any(axis=1)
+            information_H1 = np.square(1.0 / se_H)[:, None]
+        per_second_H1 = information_H1 * stage_part_H[:, None] / self.seconds_in_stage
+        log_wait_HW = np.broadcast_to(LOG_WAITS_W, (len(se_H), NUM_WAITS))
+        for _ in range(ZOOMS):
+            excess_HW = excess(1.0 / np.sqrt(information_H1 + per_second_H1 * np.exp(log_wait_HW)))
+            is_past_HW = excess_HW >= 0
+            place_H = np.maximum(np.argmax(is_past_HW, axis=1) - 1, 0)
+            is_known_H &= is_past_HW.any(axis=1)
+            start_H1 = np.take_along_axis(log_wait_HW, place_H[:, None], axis=1)
+            step_H1 = np.take_along_axis(log_wait_HW, place_H[:, None] + 1, axis=1) - start_H1
+            log_wait_HW = start_H1 + step_H1 * PARTS_W
+        wait_H = np.exp(start_H1[:, 0])
         return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
 
     def seconds_until_count(self, have: float, in_stage: float, wanted: float) -> float | None:

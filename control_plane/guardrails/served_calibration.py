@@ -11,7 +11,7 @@ from control_plane.domain.plan import OnMissing
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.calibration import Calibrations, calibrations
-from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray
+from control_plane.guardrails.estimate import FloatArray, IntArray
 from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
 
@@ -22,7 +22,7 @@ UNANSWERED = frozenset({Answer.NO_DATA, Answer.INSUFFICIENT, Answer.STALE})
 def calibration_findings(look: Look) -> Iterator[Finding]:
     """Of the impressions that the candidate served, per segment."""
     matured_GK, score_GK, click_GK = (
-        look.moments.sums_of(measure)[:, :, Arm.CANDIDATE].sum(axis=1)
+        look.moments.cells_of(measure)[:, :, Arm.CANDIDATE].sum(axis=1, dtype=np.int64)
         for measure in (Measure.MATURED_CLICK, Measure.SCORE, Measure.CLICK)
     )
     clicks_in_stage_G = look.in_stage_MGA[Measure.CLICK, :, Arm.CANDIDATE]
@@ -56,12 +56,9 @@ class _Row:
     clicks: int
     clicks_in_stage: int
     is_known: bool
+    is_inside: bool
     log_e_harm: float
     wait: float | None
-
-    @property
-    def is_inside(self) -> bool:
-        return self.is_known and abs(self.log_ratio) + self.half_width < self.band
 
     def gap(self, look: Look) -> str:
         judge = look.plan.judge
@@ -81,7 +78,10 @@ def _rows(look: Look, found: Calibrations, matured_GK: IntArray, clicks_in_stage
     epsilon_G = np.where(is_surface_G, plan.epsilon, plan.view_type_epsilon)
     band_G = np.where(is_surface_G, plan.band, plan.view_type_band)
     log_e_G = np.where(is_known_G, _log_e_harm(look, found, degrees_G, epsilon_G), 0.0)
-    waits = _seconds_until_inside(look, found, band_G, clicks_in_stage_G)
+    is_inside_G = is_known_G & (np.abs(found.log_ratio_H) + width_G < band_G)
+    waits: list[float | None] = [None] * len(band_G)
+    if not is_inside_G.all():
+        waits = _seconds_until_inside(look, found, band_G, clicks_in_stage_G)
     for index in range(len(look.moments.segments)):
         yield _Row(
             index=index,
@@ -95,6 +95,7 @@ def _rows(look: Look, found: Calibrations, matured_GK: IntArray, clicks_in_stage
             clicks=round(float(found.observed_H[index])),
             clicks_in_stage=int(clicks_in_stage_G[index]),
             is_known=bool(is_known_G[index]),
+            is_inside=bool(is_inside_G[index]),
             log_e_harm=float(log_e_G[index]),
             wait=waits[index],
         )
@@ -115,12 +116,12 @@ def _seconds_until_inside(
 ) -> list[float | None]:
     known = np.array(np.inf)  # of a forecast the quantiles of t matter little
 
-    def is_inside(se_GW: FloatArray) -> BoolArray:
+    def excess(se_GW: FloatArray) -> FloatArray:
         width_GW = half_width(se_GW, known, alpha=look.plan.judge.alpha_rollback)
-        return np.asarray(np.abs(found.log_ratio_H)[:, None] + width_GW < band_G[:, None])
+        return np.asarray(band_G[:, None] - np.abs(found.log_ratio_H)[:, None] - width_GW)
 
     stage_part_G = clicks_in_stage_G / np.maximum(found.observed_H, 1.0)
-    return look.seconds_until(is_inside, found.se_H, stage_part_G)
+    return look.seconds_until(excess, found.se_H, stage_part_G)
 
 
 def _finding(look: Look, row: _Row, *, decides: bool, gates: bool) -> Finding:

@@ -7,7 +7,7 @@ import numpy as np
 
 from control_plane.domain.moments import PairMeasure
 from control_plane.domain.verdict import Answer, Finding
-from control_plane.guardrails.estimate import BoolArray, FloatArray
+from control_plane.guardrails.estimate import FloatArray
 from control_plane.guardrails.evalue import INTERVAL_TAU, half_width, log_e, z_of_t
 from control_plane.guardrails.look import Look
 from control_plane.guardrails.paired_entropy import EntropyDifferences, entropy_differences
@@ -118,10 +118,10 @@ def _seconds(look: Look, found: EntropyDifferences, answer: Answer) -> float | N
         return None
     distance, degrees = shadow.ne_safe_margin - float(found.difference_G[0]), float(found.buckets_G[0] - 1)
 
-    def is_safe(se_W: FloatArray) -> BoolArray:
-        return np.asarray(_log_e(look, distance / se_W, se_W, degrees) >= -math.log(look.plan.judge.alpha_advance))
+    def excess(se_W: FloatArray) -> FloatArray:
+        return _log_e(look, distance / se_W, se_W, degrees) + math.log(look.plan.judge.alpha_advance)
 
-    return look.seconds_until(is_safe, found.se_G[:1], np.ones(1))[0]
+    return look.seconds_until(excess, found.se_G[:1], np.ones(1))[0]
 
 
 def _log_e(look: Look, t_W: FloatArray, se_W: FloatArray, degrees: float) -> FloatArray:

@@ -1,0 +1,217 @@
+"""Findings on calibration by score, of the whole surface: where on its scale is the candidate off? Told, never decided.
+
+Letters of the shapes: A arms (2), C coarse user buckets, B score bins, D groups of stable's deciles,
+R `ReliabilityMeasure`, S strata, K user buckets, J = K + 1 leave-one-out replicates.
+"""
+
+import math
+
+import numpy as np
+
+from control_plane.domain.moments import (
+    NUM_COARSE_BUCKETS,
+    NUM_COUNTS,
+    SCORE_BIN_LOGIT_MIN,
+    SCORE_BIN_LOGIT_WIDTH,
+    WHOLE_SURFACE,
+    Measure,
+    ReliabilityMeasure,
+)
+from control_plane.domain.rollout import Phase
+from control_plane.domain.split import Arm
+from control_plane.domain.verdict import Answer, Finding
+from control_plane.guardrails.calibration import calibrations
+from control_plane.guardrails.calibration_error import calibration_error
+from control_plane.guardrails.estimate import FloatArray, IntArray, divide, jackknife_se, leave_one_out
+from control_plane.guardrails.evalue import half_width, relative
+from control_plane.guardrails.finding_names import (
+    CALIBRATION_BY_SCORE,
+    CALIBRATION_ERROR,
+    CALIBRATION_SHIFT,
+    STABLE_CALIBRATION_ERROR,
+)
+from control_plane.guardrails.look import Look
+from control_plane.guardrails.score_distances import NUM_GROUPS, starts_of_tenths
+
+MIN_COARSE_BUCKETS = NUM_COARSE_BUCKETS * 3 // 4  # with users in fewer nothing is estimated
+
+
+def score_calibration_findings(look: Look) -> tuple[Finding, ...]:
+    """Calibration by decile, its error, and while both arms serve what the candidate adds to stable's."""
+    shift = calibration_shift(look) if look.stage.phase is Phase.RAMPING else ()
+    return (*calibration_by_score(look), *shift, *calibration_errors(look))
+
+
+def calibration_by_score(look: Look) -> tuple[Finding, ...]:
+    """Predicted over observed clicks of the candidate by tenths of stable's scores.
+
+    The tenths are those of the shadow, in which stable's scores stand still once the ramp begins, so that a decile
+    is the same scores at every look; where there was no shadow, those of what stable served. Bins are half a logit
+    wide: a bin that holds more than a tenth joins deciles into one.
+    """
+    groups = _deciles(look)
+    if not groups:
+        return ()
+    table_CDR = np.add.reduceat(_table(look)[Arm.CANDIDATE], [start for start, _ in groups], axis=1)
+    table_RDC = table_CDR.T
+    found = calibrations(*(table_RDC[measure] for measure in ReliabilityMeasure))
+    width_D = half_width(found.se_H, (found.buckets_H - 1).astype(np.float64), alpha=look.plan.judge.alpha_rollback)
+    is_known_D = np.maximum(found.predicted_H, found.observed_H) >= look.plan.judge.min_expected_conversions
+    is_known_D &= (found.buckets_H >= MIN_COARSE_BUCKETS) & np.isfinite(found.log_ratio_H)
+    shown_D = table_RDC[ReliabilityMeasure.IMPRESSIONS].sum(axis=1)
+    return tuple(
+        _told(
+            CALIBRATION_BY_SCORE,
+            segment,
+            (log_ratio, width, se) if is_known else None,
+            impressions_candidate=shown,
+            conversions_candidate=clicks,
+        )
+        for (_, segment), is_known, log_ratio, width, se, shown, clicks in zip(
+            groups,
+            is_known_D.tolist(),
+            found.log_ratio_H.tolist(),
+            width_D.tolist(),
+            found.se_H.tolist(),
+            shown_D.tolist(),
+            found.observed_H.tolist(),
+            strict=True,
+        )
+    )
+
+
+def calibration_shift(look: Look) -> tuple[Finding, ...]:
+    """Candidate's calibration beside stable's in the same strata: what a weekend does to both cancels.
+
+    Predicted and observed clicks are weighted over strata as in `estimate.log_ratios`; buckets leave both arms at
+    once. None to tell before the ramp.
+    """
+    counts_MSAK, values_MSAK = look.moments.counts_MGSAK[:, 0], look.moments.values_MGSAK[:, 0]
+    if not look.moments.strata:
+        return ()
+    shown_SAK, click_SAK = counts_MSAK[Measure.MATURED_CLICK], counts_MSAK[Measure.CLICK]
+    shown_SAJ = leave_one_out(shown_SAK.astype(np.int64))
+    counterpart_SAJ = divide(shown_SAJ[:, ::-1], shown_SAJ.sum(axis=1, keepdims=True))
+    predicted_AJ = (leave_one_out(values_MSAK[Measure.SCORE - NUM_COUNTS]) * counterpart_SAJ).sum(axis=0)
+    observed_AJ = (leave_one_out(click_SAK.astype(np.int64)) * counterpart_SAJ).sum(axis=0)
+    is_shared_S = (shown_SAJ[..., 0] > 0).all(axis=1)
+    shown_A, click_A = (sums[is_shared_S].sum(axis=(0, 2)).tolist() for sums in (shown_SAK, click_SAK))
+    buckets_K = (shown_SAK[is_shared_S].sum(axis=0) > 0).all(axis=0)
+    judge = look.plan.judge
+    is_known = buckets_K.sum() >= judge.min_buckets and min(click_A) >= judge.min_expected_conversions
+    is_known = bool(is_known) and bool((predicted_AJ > 0).all() and (observed_AJ > 0).all())
+    return (
+        _told(
+            CALIBRATION_SHIFT,
+            WHOLE_SURFACE,
+            _shift(predicted_AJ, observed_AJ, buckets_K, judge.alpha_rollback) if is_known else None,
+            impressions_stable=shown_A[Arm.STABLE],
+            impressions_candidate=shown_A[Arm.CANDIDATE],
+            conversions_stable=click_A[Arm.STABLE],
+            conversions_candidate=click_A[Arm.CANDIDATE],
+        ),
+    )
+
+
+def calibration_errors(look: Look) -> tuple[Finding, ...]:
+    """Debiased expected calibration error of each version, relative to its click rate."""
+    return tuple(
+        _error_finding(look, metric, arm)
+        for metric, arm in ((CALIBRATION_ERROR, Arm.CANDIDATE), (STABLE_CALIBRATION_ERROR, Arm.STABLE))
+    )
+
+
+def _error_finding(look: Look, metric: str, arm: Arm) -> Finding:
+    table_CBR, judge, is_candidate = _table(look)[arm], look.plan.judge, arm is Arm.CANDIDATE
+    shown_C = table_CBR[..., ReliabilityMeasure.IMPRESSIONS].sum(axis=1)
+    shown, clicks = int(shown_C.sum()), int(table_CBR[..., ReliabilityMeasure.CLICK].sum())
+    is_enough = clicks >= judge.min_expected_conversions and int((shown_C > 0).sum()) >= MIN_COARSE_BUCKETS
+    found = calibration_error(table_CBR, alpha=judge.alpha_rollback) if is_enough else None
+    return Finding(
+        metric=metric,
+        segment=WHOLE_SURFACE,
+        answer=Answer.MONITORED,
+        gates=False,
+        effect=None if found is None else found.value,
+        lower=None if found is None else found.lower,
+        upper=None if found is None else found.upper,
+        impressions_candidate=shown if is_candidate else 0,
+        conversions_candidate=float(clicks) if is_candidate else 0.0,
+        impressions_stable=0 if is_candidate else shown,
+        conversions_stable=0.0 if is_candidate else float(clicks),
+    )
+
+
+def _table(look: Look) -> IntArray:
+    """What each version's scores came to, (A, C, B, R): of the shadow's pairs, later of what it served."""
+    moments = look.moments
+    is_shadow = look.stage.phase is Phase.SHADOW
+    table_GACBR = moments.shadow_reliability_GACBR if is_shadow else moments.reliability_GACBR
+    return np.asarray(table_GACBR[0], dtype=np.int64)
+
+
+def _deciles(look: Look) -> list[tuple[int, str]]:
+    """The first bin of each group and what people call it."""
+    stable_B = look.moments.score_bins_GAKB[0, Arm.STABLE].sum(axis=0)
+    if not stable_B.any():
+        stable_B = look.moments.reliability_GACBR[0, Arm.STABLE, :, :, ReliabilityMeasure.IMPRESSIONS].sum(axis=0)
+    starts, tenths = starts_of_tenths(stable_B)
+    last = int(np.flatnonzero(stable_B).max(initial=-1))
+    found = [(int(start), int(tenth)) for start, tenth in zip(starts, tenths, strict=True) if start <= last]
+    ends = [*found[1:], (None, NUM_GROUPS)] if found else []
+    return [
+        (start, _decile_name(tenth, next_tenth, start, end))
+        for (start, tenth), (end, next_tenth) in zip(found, ends, strict=True)
+    ]
+
+
+def _decile_name(tenth: int, next_tenth: int, start: int, end: int | None) -> str:
+    """'decile 1 (scores below 0.8 %)', 'deciles 3–5 (scores 1.1 % to 1.8 %)'."""
+    name = f"decile {tenth + 1}" if next_tenth == tenth + 1 else f"deciles {tenth + 1}–{next_tenth}"
+    if tenth == 0:
+        return f"{name} (all scores)" if end is None else f"{name} (scores below {_edge(end)})"
+    return f"{name} (scores from {_edge(start)})" if end is None else f"{name} (scores {_edge(start)} to {_edge(end)})"
+
+
+def _edge(index: int) -> str:
+    score = 1 / (1 + math.exp(-(SCORE_BIN_LOGIT_MIN + index * SCORE_BIN_LOGIT_WIDTH)))
+    return f"{score * 100:.2g} %"
+
+
+def _shift(
+    predicted_AJ: FloatArray, observed_AJ: FloatArray, has_data_K: FloatArray, alpha: float
+) -> tuple[float, float, float]:
+    log_ratio_AJ = np.log(predicted_AJ) - np.log(observed_AJ)
+    shift_J = log_ratio_AJ[Arm.CANDIDATE] - log_ratio_AJ[Arm.STABLE]
+    has_data_HK = np.asarray(has_data_K, dtype=np.bool_)[None]
+    se_H = jackknife_se(shift_J[None], has_data_HK)
+    width_H = half_width(se_H, has_data_HK.sum(axis=1) - 1.0, alpha=alpha)
+    return float(shift_J[0]), float(width_H[0]), float(se_H[0])
+
+
+def _told(
+    metric: str,
+    segment: str,
+    estimate: tuple[float, float, float] | None,
+    *,
+    impressions_candidate: int,
+    conversions_candidate: float,
+    impressions_stable: int = 0,
+    conversions_stable: float = 0.0,
+) -> Finding:
+    """`estimate`: a log ratio, its interval's half-width and its standard error."""
+    log_ratio, width, se = (None, None, None) if estimate is None else estimate
+    return Finding(
+        metric=metric,
+        segment=segment,
+        answer=Answer.MONITORED,
+        gates=False,
+        effect=None if log_ratio is None else relative(log_ratio),
+        lower=None if log_ratio is None or width is None else relative(log_ratio - width),
+        upper=None if log_ratio is None or width is None else relative(log_ratio + width),
+        standard_error=se,
+        impressions_stable=impressions_stable,
+        impressions_candidate=impressions_candidate,
+        conversions_stable=float(conversions_stable),
+        conversions_candidate=float(conversions_candidate),
+    )

@@ -6,10 +6,11 @@ of `domain.moments`.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from control_plane.domain.events import Label
 from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF, Measure
 from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, OnMissing
 from control_plane.domain.split import Arm
@@ -19,6 +20,7 @@ from control_plane.guardrails.estimate import BoolArray, FloatArray, LogRatios, 
 from control_plane.guardrails.evalue import about_z_of_t, half_width, log_e, relative, z_of_t
 from control_plane.guardrails.look import Look
 from control_plane.guardrails.policies import policy_of
+from control_plane.guardrails.variance_reduction import adjusted
 
 RESOLVING_Z = 3.2  # normal score at which a mixture e-value reaches 20 whatever the margin, give or take a tenth
 
@@ -43,8 +45,26 @@ def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | N
     label, unit_G = LABEL_OF[guardrail.metric], _conversion_size(look, guardrail)
     numerator_GSAK = look.moments.cells_of(NUMERATOR_OF[label])
     if strata is None:
-        return look.comparison(label).log_ratios(numerator_GSAK, unit_G)
+        return _without_the_past(look, label, look.comparison(label).log_ratios(numerator_GSAK, unit_G), unit_G)
     return log_ratios(numerator_GSAK[:, strata], look.moments.cells_of(MATURED_OF[label])[:, strata], unit_G)
+
+
+def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: FloatArray) -> LogRatios:
+    """Where the plan asks for it, without what the same users' days before the rollout predict (CUPED)."""
+    before_MGAK = look.moments.before_MGAK
+    if before_MGAK is None:
+        return ratios
+    before = log_ratios(before_MGAK[NUMERATOR_OF[label]][:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
+    found = adjusted(
+        ratios.theta_HJ,
+        ratios.se_H,
+        ratios.has_data_HK,
+        before.theta_HJ,
+        before.has_data_HK,
+        min_buckets=look.plan.judge.min_buckets,
+    )
+    buckets_H = ratios.buckets_H - found.is_adjusted_H  # a fitted slope costs a degree of freedom
+    return replace(ratios, theta_H=found.theta_H, se_H=found.se_H, buckets_H=buckets_H)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -561,3 +561,20 @@ def test_a_look_at_a_fortnight_of_four_segments_takes_a_blink() -> None:
 
     print(f"judge: {min(took) * 1e3:.1f} ms at best, {sorted(took)[3] * 1e3:.1f} ms in the median")
     assert min(took) < 0.2
+
+
+def test_users_days_before_the_rollout_narrow_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    moments = simulated_moments(rng, impressions=600_000)
+    taste_K = np.exp(0.3 * rng.normal(size=(1, 1, 2, 256)))  # of a bucket's users in either arm, then and now
+    clicks = plane(moments, Measure.CLICK)
+    clicks[1:] = np.minimum(np.rint(clicks[1:] * taste_K), plane(moments, Measure.MATURED_CLICK)[1:])
+    clicks[0] = clicks[1:].sum(axis=0)
+    before_MGAK = sums_of(moments)[:, 0].transpose(3, 0, 1, 2).copy()
+
+    plain = finding(judged(moments), "ctr").standard_error
+    explained = finding(judged(replace(moments, before_MGAK=before_MGAK)), "ctr").standard_error
+
+    assert plain is not None
+    assert explained is not None
+    assert explained < 0.7 * plain

@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -48,14 +49,19 @@ class Unreachable(Unanswered):
     """The source itself is away or lets us not in: no question would be answered now."""
 
 
+class Ask(Protocol):
+    def __call__(self, query: str, subject: Subject, *, seconds: float) -> Sample:
+        """Give up after about so many seconds; what is no single number is `Unanswered`."""
+
+
 class Provider(Protocol):
     """One system that answers queries with single numbers. Safe to use from several threads at once."""
 
     def shown(self, query: str, subject: Subject) -> str:
         """The query as it is sent, for people; `Unanswered` if it cannot be sent."""
 
-    def sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
-        """Ask, and give up after about so many seconds; what is no single number is `Unanswered`."""
+    def opened(self) -> AbstractContextManager[Ask]:
+        """For one thread's questions in a row; what they can share, such as a connection, is closed at the end."""
 
 
 def reading_of(metric: ExternalPlan, sample: Sample, *, query: str, now: datetime) -> Reading:

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.queries import Language, fill, language_of
-from control_plane.providers.contract import Sample, Subject, TooSlow, Unanswered, Unreachable
+from control_plane.providers.contract import Ask, Sample, Subject, TooSlow, Unanswered, Unreachable
 
 CONNECT_SECONDS = 1.5  # below what a question has, so that a host that is away is told from a slow query
 MAX_BYTES = 1_000_000  # of an answer: a thousand times what one sample takes
@@ -39,14 +42,27 @@ class Prometheus:
         except InvalidField as error:
             raise Unanswered(str(error)) from None
 
-    def sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
+    @contextmanager
+    def opened(self) -> Iterator[Ask]:
+        """Asynchronous for one reason: only so does the deadline hold against a server that drips."""
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}  # a compressed answer has no bound
+        with asyncio.Runner() as runner:
+            client = httpx.AsyncClient(verify=self._tls, auth=self._auth, headers=headers)
+            try:
+                yield partial(self._sample, runner, client)
+            finally:
+                runner.run(client.aclose())
+
+    def _sample(
+        self, runner: asyncio.Runner, client: httpx.AsyncClient, query: str, subject: Subject, *, seconds: float
+    ) -> Sample:
         params = {
             "query": self.shown(query, subject),
             "time": f"{subject.now.timestamp():.3f}",
             "timeout": f"{seconds:.3f}",
         }
         try:
-            status_code, body = asyncio.run(self._ask(params, seconds))
+            status_code, body = runner.run(_answer(client, self.url, params, seconds))
         except httpx.ConnectTimeout:
             raise Unreachable(f"cannot be asked: no connection within {CONNECT_SECONDS:g} s") from None
         except (TimeoutError, httpx.TimeoutException):
@@ -55,21 +71,18 @@ class Prometheus:
             raise Unreachable(f"cannot be asked: {str(error) or type(error).__name__}") from None
         return _sample_of(status_code, body)
 
-    async def _ask(self, params: dict[str, str], seconds: float) -> tuple[int, bytes]:
-        """Asynchronous for one reason: only so does the deadline hold against a server that drips."""
-        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}  # a compressed answer has no bound
-        async with (
-            asyncio.timeout(seconds),
-            httpx.AsyncClient(verify=self._tls, auth=self._auth, timeout=timeout, headers=headers) as client,
-            client.stream("GET", self.url, params=params) as response,
-        ):
-            body = b""
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise Unanswered(f"the answer is longer than {MAX_BYTES:_} bytes; aggregate with sum() or avg()")
-            return response.status_code, body
+
+async def _answer(
+    client: httpx.AsyncClient, url: httpx.URL, params: dict[str, str], seconds: float
+) -> tuple[int, bytes]:
+    timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+    body = b""
+    async with asyncio.timeout(seconds), client.stream("GET", url, params=params, timeout=timeout) as response:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise Unanswered(f"the answer is longer than {MAX_BYTES:_} bytes; aggregate with sum() or avg()")
+        return response.status_code, body
 
 
 def _sample_of(status_code: int, body: bytes) -> Sample:

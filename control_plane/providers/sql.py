@@ -3,8 +3,8 @@
 import math
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from control_plane.domain.queries import Language, broken_rule, language_of, sql_names
-from control_plane.providers.contract import Sample, Subject, TooSlow, Unanswered, Unreachable
+from control_plane.providers.contract import Ask, Sample, Subject, TooSlow, Unanswered, Unreachable
 
 CONNECT_SECONDS = 2  # PostgreSQL: its client knows whole seconds, from 2
 EARLY_SECONDS = 0.05  # by so much a database's clock may end a query before ours would
@@ -49,7 +49,11 @@ class SqlDatabase:
         bound = "".join(f"\n-- :{name} = {value}" for name, value in self._parameters(query, subject).items())
         return query + bound
 
-    def sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
+    @contextmanager
+    def opened(self) -> Iterator[Ask]:
+        yield self._sample
+
+    def _sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
         deadline = time.monotonic() + seconds
         self.shown(query, subject)
         try:

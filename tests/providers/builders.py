@@ -1,15 +1,19 @@
 """Questions for tests: each whole, and about one rollout at noon."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from control_plane.domain.plan import ExternalPlan
+from control_plane.domain.plan import ExternalPlan, RolloutPlan
 from control_plane.domain.readings import Reading
-from control_plane.providers.asking import Question, read_all
+from control_plane.plan_file import read_plan
+from control_plane.providers.asking import read_all
 from control_plane.providers.contract import Subject
+from control_plane.providers.errand import Question
 from control_plane.providers.sources import Source
 from tests.builders import CANDIDATE, HOME_FEED, NOON, STABLE
 
+EXAMPLES = Path(__file__).parents[2] / "examples/plans"
 SOURCE = "numbers"
 NOON_SECONDS = NOON.timestamp()
 
@@ -36,3 +40,7 @@ def read(source: Source, query: str, *, seconds: float = 5.0, **overrides: Any) 
     question = Question(metric=a_metric(query, source=source.name, **overrides), subject=a_subject())
     (reading,) = read_all({source.name: source}, [question], seconds=seconds)
     return reading
+
+
+def an_example(name: str) -> RolloutPlan:
+    return read_plan((EXAMPLES / f"{name}.yaml").read_text())

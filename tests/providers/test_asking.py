@@ -5,13 +5,15 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from control_plane.domain.readings import ReadingOutcome
-from control_plane.providers.asking import QUESTION_SECONDS, Question, read_all
-from control_plane.providers.contract import Sample, Subject
+from control_plane.providers.asking import read_all
+from control_plane.providers.contract import Ask, Sample, Subject
+from control_plane.providers.errand import QUESTION_SECONDS, Question
 from control_plane.providers.sources import MAX_AT_ONCE, Source, make_sources
 from tests.providers.builders import a_metric, a_subject
 from tests.providers.servers import answers_vector, free_port, never_answers, serving
@@ -27,7 +29,11 @@ class Numbers:
     def shown(self, query: str, subject: Subject) -> str:
         return f"{query} of {subject.surface}"
 
-    def sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
+    @contextmanager
+    def opened(self) -> Iterator[Ask]:
+        yield self._sample
+
+    def _sample(self, query: str, subject: Subject, *, seconds: float) -> Sample:
         self.asked.append(query)
         return self._answer(query, seconds)
 
@@ -97,6 +103,18 @@ def test_whatever_a_provider_raises_is_a_reading_without_secrets(error: Exceptio
     assert "hunter2" not in repr(readings)
 
 
+def test_a_provider_that_cannot_even_be_opened_fails_for_all_of_its_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://ann:hunter2@nowhere")
+    sources = make_sources({"prod": "prometheus+http://127.0.0.1:1"})
+
+    readings = read_all(sources, questions(20, source="prod"))
+
+    assert {reading.outcome for reading in readings} == {ReadingOutcome.FAILED}
+    assert readings[0].detail.startswith("ValueError")
+    assert "hunter2" not in repr(readings)
+    assert all(sources["prod"].slots.acquire(timeout=5) for _ in range(MAX_AT_ONCE))
+
+
 def test_a_question_that_goes_wrong_does_not_stop_the_others() -> None:
     def odd_ones_fail(query: str, seconds: float) -> Sample:
         if int(query[1:]) % 2:
@@ -140,13 +158,14 @@ def test_a_thousand_rollouts_on_a_dead_prometheus_cost_next_to_nothing(caplog: p
     with caplog.at_level(logging.WARNING):
         readings = read_all(sources, questions(1_000, source="dead"))
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < QUESTION_SECONDS
     assert {reading.outcome for reading in readings} == {ReadingOutcome.FAILED}
     assert sum("not asked: dead has failed in this tick: cannot be asked" in r.detail for r in readings) > 900
     assert len(caplog.records) == 1
     assert "hunter2" not in caplog.text + repr(readings)
 
 
+@pytest.mark.slow
 def test_a_thousand_rollouts_on_a_hanging_prometheus_cost_one_timeout_and_other_sources_are_read() -> None:
     num_asked = 0
 
@@ -161,7 +180,7 @@ def test_a_thousand_rollouts_on_a_hanging_prometheus_cost_one_timeout_and_other_
         readings = read_all(sources, [*questions(1_000, source="hanging"), *questions(100, source="sound")])
         seconds = time.monotonic() - began
 
-    assert seconds < QUESTION_SECONDS + 1.5
+    assert seconds < QUESTION_SECONDS + 2
     assert num_asked <= MAX_AT_ONCE
     assert {reading.outcome for reading in readings[:1_000]} == {ReadingOutcome.FAILED}
     assert {reading.value for reading in readings[1_000:]} == {7}

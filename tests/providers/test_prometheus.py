@@ -7,7 +7,7 @@ import pytest
 from control_plane.domain.readings import ReadingOutcome
 from control_plane.providers.sources import Source, make_sources
 from tests.builders import CANDIDATE, STABLE
-from tests.providers.builders import NOON_SECONDS, SOURCE, read
+from tests.providers.builders import NOON_SECONDS, SOURCE, an_example, read
 from tests.providers.servers import prometheus
 
 OLD, RECENT = NOON_SECONDS - 250, NOON_SECONDS - 60
@@ -102,3 +102,9 @@ def test_what_is_no_answer_fails_in_the_servers_words(source: Source, query: str
 
     assert (reading.outcome, reading.value) == (ReadingOutcome.FAILED, None)
     assert words in reading.detail
+
+
+def test_the_example_plan_asks_what_prometheus_understands(source: Source) -> None:
+    (query,) = [external.query for external in an_example("external-metrics").external if external.source == "prod"]
+
+    assert read(source, query).outcome is ReadingOutcome.EMPTY

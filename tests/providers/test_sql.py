@@ -13,7 +13,7 @@ from control_plane.domain.readings import ReadingOutcome
 from control_plane.providers.sources import MAX_AT_ONCE, Source, make_sources
 from tests.builders import CANDIDATE, NOON, STABLE
 from tests.postgres import PostgresCluster
-from tests.providers.builders import NOON_SECONDS, SOURCE, read
+from tests.providers.builders import NOON_SECONDS, SOURCE, an_example, read
 
 LOADED = NOON - timedelta(minutes=5)
 SCHEMA = """
@@ -285,6 +285,24 @@ def test_the_password_of_a_database_is_in_no_error(postgres: PostgresCluster) ->
         assert reading.outcome is ReadingOutcome.FAILED
         assert reading.detail.startswith("cannot be opened: ")
         assert "hunter2" not in repr(reading)
+
+
+@pytest.mark.postgres
+def test_the_example_plan_asks_what_postgres_understands(postgres_url: str) -> None:
+    (query,) = [ext.query for ext in an_example("external-metrics").external if ext.source == "warehouse"]
+    columns = "surface TEXT, hour TIMESTAMPTZ, spend NUMERIC, spend_week_before NUMERIC, loaded_at TIMESTAMPTZ"
+    _execute(postgres_url, f"CREATE TABLE hourly_spend ({columns})")
+    source = make_sources({SOURCE: postgres_url})[SOURCE]
+    empty = read(source, query)
+    for hour in (NOON - timedelta(days=2), LOADED, LOADED):
+        values = f"'home_feed', '{hour}', 8, 10, '{LOADED}'"
+        _execute(postgres_url, f"INSERT INTO hourly_spend VALUES ({values})")
+
+    reading = read(source, query)
+
+    assert empty.outcome is ReadingOutcome.EMPTY
+    assert (reading.value, reading.sampled_at_ms) == (0.8, round(LOADED.timestamp() * 1_000))
+    assert read(source, query.replace("sum(spend) /", "count(*) +")).value == 22
 
 
 def _all_slots_come_back(source: Source) -> None:

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -13,8 +13,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from control_plane.clock import Clock
 from control_plane.domain.errors import Deposed, LogUnavailable, RegistryUnavailable
 from control_plane.evidence.event_log import EventLog
+from control_plane.providers.sources import Source, make_sources
 from control_plane.registry import leases
 from control_plane.registry.session import Sessions
+from control_plane.scheduler.external import NO_SOURCES
 from control_plane.scheduler.tick import TickReport, tick
 from control_plane.settings import Settings
 
@@ -36,6 +38,7 @@ class Metronome:
         tick_seconds: float,
         lease_seconds: float,
         runtime_silent_seconds: float,
+        sources: Mapping[str, Source] = NO_SOURCES,
         on_tick: Callable[[TickReport], None] = lambda report: None,
     ) -> None:
         self.holder = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
@@ -46,6 +49,7 @@ class Metronome:
         self._clock = clock
         self._lease_seconds = lease_seconds
         self._silent = timedelta(seconds=runtime_silent_seconds)
+        self._sources = sources
         self._on_tick = on_tick
         self._tick_lock = threading.Lock()
         # A memory store: a shared APScheduler store runs jobs once per process. A late beat still counts.
@@ -87,7 +91,10 @@ class Metronome:
         if self.epoch is None:
             return None
         now = self._clock()
-        report = tick(self._sessions, self._log, now=now, live_since=datetime.now(UTC) - self._silent, epoch=self.epoch)
+        live_since = datetime.now(UTC) - self._silent
+        report = tick(
+            self._sessions, self._log, now=now, live_since=live_since, epoch=self.epoch, sources=self._sources
+        )
         with self._sessions.writing() as session:
             leases.note_tick(session, LEASE, self.epoch, now)
         self.last_tick_at = now
@@ -105,5 +112,6 @@ def make_metronome(
         tick_seconds=settings.tick_seconds,
         lease_seconds=settings.lease_seconds,
         runtime_silent_seconds=settings.runtime_silent_seconds,
+        sources=make_sources(settings.metric_sources),
         on_tick=on_tick,
     )

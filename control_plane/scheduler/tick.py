@@ -1,6 +1,7 @@
 """One pass over the rollouts that are due: load, judge, decide, apply."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -10,6 +11,7 @@ from control_plane.domain.decision import Decision, Readiness, decide, parts_to_
 from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
 from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.moments import Health
+from control_plane.domain.readings import Reading
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, back_from_home, stage_of
 from control_plane.domain.surface_graph import blocked_by
 from control_plane.domain.verdict import Verdict
@@ -17,9 +19,11 @@ from control_plane.evidence.aggregate import MomentsQuery, moments
 from control_plane.evidence.event_log import EventLog
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
+from control_plane.providers.sources import Source
 from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.surfaces import SurfaceState
+from control_plane.scheduler.external import NO_SOURCES, External, read_external
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +64,29 @@ class TickReport:
     failed: dict[RolloutId, str] = field(default_factory=dict)
 
 
-def tick(sessions: Sessions, log: EventLog, *, now: datetime, live_since: datetime, epoch: int | None) -> TickReport:
+def tick(
+    sessions: Sessions,
+    log: EventLog,
+    *,
+    now: datetime,
+    live_since: datetime,
+    epoch: int | None,
+    sources: Mapping[str, Source] = NO_SOURCES,
+) -> TickReport:
     """Check every rollout that is due; one that fails keeps its lease unrenewed and does not stop the others.
 
     `live_since` is the wall time since when a runtime must have reported to count as live.
-    `Deposed` is raised at once: another scheduler acts.
+    `sources` is where external metrics are read. `Deposed` is raised at once: another scheduler acts.
     """
     report = TickReport()
     with sessions.reading() as session:
         due = rollouts.due(session, now=now)
+    external = read_external(sessions, sources, due, phases=JUDGED, now=now)
     for rollout_id in due:
         try:
-            command = check(sessions, log, rollout_id, now=now, live_since=live_since, epoch=epoch)
+            command = check(
+                sessions, log, rollout_id, external.get(rollout_id), now=now, live_since=live_since, epoch=epoch
+            )
         except Deposed:
             raise
         except StaleGeneration:
@@ -93,13 +108,15 @@ def check(
     sessions: Sessions,
     log: EventLog,
     rollout_id: RolloutId,
+    external: External | None,
     *,
     now: datetime,
     live_since: datetime,
     epoch: int | None,
 ) -> Command | None:
     loaded = load(sessions, rollout_id, now=now, live_since=live_since)
-    judged = judge_evidence(loaded, log)
+    readings = () if external is None else external.of(loaded.rollout, generation=loaded.generation)
+    judged = judge_evidence(loaded, log, readings)
     verdict = None if judged is None else judged.verdict
     decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=now)
     return apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
@@ -142,7 +159,7 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
         )
 
 
-def judge_evidence(loaded: Loaded, log: EventLog) -> Judged | None:
+def judge_evidence(loaded: Loaded, log: EventLog, readings: tuple[Reading, ...] = ()) -> Judged | None:
     """None before the candidate has scored anything, for there is nothing to judge yet."""
     if loaded.rollout.serving_phase not in JUDGED:
         return None
@@ -150,8 +167,8 @@ def judge_evidence(loaded: Loaded, log: EventLog) -> Judged | None:
     stage = stage_of(rollout, generation=loaded.generation)
     evidence_now = moments(log, loaded.query)
     return Judged(
-        verdict=judge(rollout.plan, stage, evidence_now, loaded.health),
-        inputs=pack(rollout.plan, stage, evidence_now, loaded.health),
+        verdict=judge(rollout.plan, stage, evidence_now, loaded.health, readings),
+        inputs=pack(rollout.plan, stage, evidence_now, loaded.health, readings),
     )
 
 

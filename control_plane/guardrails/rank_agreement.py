@@ -33,6 +33,8 @@ def rank_agreement(score_pairs_CBB: NDArray[np.signedinteger]) -> RankAgreement:
     """
     whole_BB = score_pairs_CBB.sum(axis=0)
     rows, columns = np.flatnonzero(whole_BB.sum(axis=1)), np.flatnonzero(whole_BB.sum(axis=0))
+    if not rows.size:
+        return RankAgreement(tau_b=math.nan, se=math.inf, buckets=0)
     table_BCB = score_pairs_CBB[:, rows[:, None], columns].swapaxes(0, 1).astype(np.float64)
     total_BB = table_BCB.sum(axis=1)
     order_BB = _signs(len(rows)) @ total_BB @ _signs(len(columns)).T

@@ -14,6 +14,7 @@ from control_plane.domain.split import Arm
 from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, divide, jackknife_se, leave_one_out
 
 NUM_GROUPS = 10  # by stable's quantiles, as is usual for PSI
+SHARE_DIGITS = 12  # where cumulated shares are equal, rounding must not choose the sign of their difference
 TINIEST = 1e-300  # x·log(x) is 0 at 0; this keeps the logarithm finite there
 
 
@@ -119,6 +120,7 @@ def _unconfirmed(count_ABK: IntArray, gap_B: FloatArray) -> FloatArray:
     count_ABH = count_ABK.astype(np.float64) @ is_in_KH
     share_ABH = divide(count_ABH, count_ABH.sum(axis=1, keepdims=True))
     ahead_BH = np.cumsum(share_ABH[Arm.STABLE] - share_ABH[Arm.CANDIDATE], axis=0)
+    ahead_BH = ahead_BH.round(SHARE_DIGITS)
     other_BH = np.roll(ahead_BH, len(bits), axis=1)
     size_BH = np.abs(ahead_BH)
     confirmed_BH = np.sign(other_BH) * ahead_BH

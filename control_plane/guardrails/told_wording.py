@@ -1,6 +1,5 @@
 """How findings are said that are told for attribution: drift of the scores, calibration by score, the Brier score."""
 
-from control_plane.domain.moments import WHOLE_SURFACE
 from control_plane.domain.verdict import Answer, Finding, percent
 from control_plane.guardrails.evalue import relative
 from control_plane.guardrails.finding_names import (
@@ -34,9 +33,9 @@ NAMES = {
 UNITS = {JENSEN_SHANNON: " nats", WASSERSTEIN: " logits"}
 
 
-def sentence(finding: Finding, surface: str) -> str:
+def sentence(finding: Finding, where: str) -> str:
     """'the candidate ranks impressions on home_feed differently from stable: rank agreement 0.71 (interval …)'."""
-    name, where = NAMES[finding.metric], _where(finding, surface)
+    name = NAMES[finding.metric]
     if finding.effect is None or finding.lower is None or finding.upper is None:
         return f"{name} on {where} has no estimate yet"
     effect, interval = finding.effect, _interval(finding)
@@ -86,10 +85,10 @@ def limit_words(finding: Finding) -> str:
     return f"{limit}: surely beyond it" if is_beyond_limit(finding) else f"{limit}: not sure to be within it"
 
 
-def beyond_limit(finding: Finding, surface: str) -> str:
+def beyond_limit(finding: Finding, where: str) -> str:
     limit = limit_text(finding, finding.safe_margin or 0.0)
     side = "below" if finding.metric == RANK_AGREEMENT else "beyond"
-    return f"{sentence(finding, surface)}, surely {side} the plan's limit of {limit}"
+    return f"{sentence(finding, where)}, surely {side} the plan's limit of {limit}"
 
 
 def is_beyond_limit(finding: Finding) -> bool:
@@ -123,16 +122,9 @@ def figure(finding: Finding, value: float) -> str:
     if finding.metric == RANK_AGREEMENT:
         return f"{value:.2f}"
     if finding.metric in DRIFT and finding.metric != MEAN_LOG_RATIO:
-        return f"{value:.3f}{UNITS.get(finding.metric, '')}"
+        return f"{value:.{4 if finding.metric == JENSEN_SHANNON else 3}f}{UNITS.get(finding.metric, '')}"
     relatively = relative(value) if finding.metric == MEAN_LOG_RATIO else value
     return percent(relatively, signed=finding.metric not in (CALIBRATION_ERROR, STABLE_CALIBRATION_ERROR))
-
-
-def _where(finding: Finding, surface: str) -> str:
-    if finding.segment == WHOLE_SURFACE:
-        return surface
-    joint = " in " if finding.metric == CALIBRATION_BY_SCORE else "/"
-    return f"{surface}{joint}{finding.segment}"
 
 
 def _interval(finding: Finding) -> str:

@@ -4,10 +4,11 @@ from control_plane.domain.moments import WHOLE_SURFACE
 from control_plane.domain.plan import DIRECTION_OF, Metric, OperationalMetric
 from control_plane.domain.verdict import Answer, Finding, percent
 from control_plane.guardrails import operational_wording, told_wording
-from control_plane.guardrails.finding_names import RANK_AGREEMENT, TOLD
+from control_plane.guardrails.finding_names import CALIBRATION_BY_SCORE, RANK_AGREEMENT, TOLD
 from control_plane.guardrails.served_calibration import CALIBRATION
 from control_plane.guardrails.shadow_entropy import NORMALISED_ENTROPY
 
+THE_SURFACE = "the surface"  # where its name is not known: a verdict does not hold it
 METRIC_NAMES = {
     Metric.CTR.value: "CTR",
     Metric.GOOD_CLICK_RATE.value: "good-click rate",
@@ -20,7 +21,12 @@ METRIC_NAMES = {
 
 
 def place(finding: Finding, surface: str) -> str:
-    return surface if finding.segment == WHOLE_SURFACE else f"{surface}/{finding.segment}"
+    """'home_feed', 'home_feed/grid', 'home_feed in decile 10 (scores from 12 %)'; 'view type grid' of no named one."""
+    if finding.segment == WHOLE_SURFACE:
+        return surface
+    if finding.metric == CALIBRATION_BY_SCORE:
+        return f"{surface} in {finding.segment}"
+    return f"view type {finding.segment}" if surface == THE_SURFACE else f"{surface}/{finding.segment}"
 
 
 def metric_name(finding: Finding) -> str:
@@ -31,7 +37,7 @@ def estimate(finding: Finding, surface: str) -> str:
     """'CTR on home_feed is 3.1 % lower (interval -5.0 % to -1.2 %)'."""
     where = place(finding, surface)
     if finding.metric in TOLD:
-        return told_wording.sentence(finding, surface)
+        return told_wording.sentence(finding, where)
     if finding.effect is None or finding.lower is None or finding.upper is None:
         return f"{metric_name(finding)} on {where} has no estimate yet"
     if finding.metric == NORMALISED_ENTROPY:

@@ -126,9 +126,11 @@ def test_its_error_is_that_of_leaving_out_each_coarse_bucket_in_turn() -> None:
 
 def test_a_version_that_scores_all_alike_has_no_order_to_agree_with() -> None:
     pairs = np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32)
+    without_any = pairs.copy()
     pairs[:, 10, 8:14] = 5
 
     assert math.isnan(rank_agreement(pairs).tau_b)
+    assert math.isnan(rank_agreement(without_any).tau_b)
 
 
 def shadow_of(

@@ -4,7 +4,7 @@ Letters of the shapes: R runs (each a hypothesis), U users, S strata, A arms, K 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from control_plane.domain.moments import Measure, Moments
 from control_plane.domain.split import Arm
+from control_plane.domain.verdict import Verdict
 from control_plane.guardrails.estimate import divide, jackknife_se, leave_one_out
 from control_plane.guardrails.evalue import log_e, z_of_t
+from control_plane.guardrails.judge import judge
 from control_plane.guardrails.variance_reduction import MIN_BUCKETS, Adjusted, adjusted
+from tests.guardrails.builders import a_health, a_judged_plan, a_stage, simulated_moments
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -181,6 +185,32 @@ def test_users_who_came_only_before_or_only_now_are_counted_as_they_are() -> Non
 
     assert found.is_adjusted_H[0]
     assert found.se_H[0] < 0.95 * now.se_R[0]
+
+
+def with_the_past(moments: Moments, before_MGAK: IntArray) -> Verdict:
+    return judge(a_judged_plan(), a_stage(), replace(moments, before_MGAK=before_MGAK), a_health())
+
+
+def test_a_verdict_does_not_move_for_a_past_in_which_nobody_came() -> None:
+    moments = simulated_moments(np.random.default_rng(8))
+    nobody_MGAK = np.zeros((len(Measure), len(moments.segments), len(Arm), BUCKETS), np.int64)
+
+    verdict = judge(a_judged_plan(), a_stage(), moments, a_health())
+
+    assert with_the_past(moments, nobody_MGAK).to_json() == verdict.to_json()
+
+
+def test_a_verdict_on_users_who_do_as_they_did_is_surer_than_one_without_their_past() -> None:
+    moments = simulated_moments(np.random.default_rng(9))
+    same_MGAK = np.stack([moments.sums_of(measure).sum(axis=1) for measure in Measure])
+
+    without = judge(a_judged_plan(), a_stage(), moments, a_health()).findings[0]
+    found = with_the_past(moments, same_MGAK).findings[0]
+
+    assert without.standard_error is not None
+    assert found.standard_error is not None
+    assert found.effect == pytest.approx(0.0, abs=1e-6), "all that they do now was there before"
+    assert found.standard_error < 0.01 * without.standard_error
 
 
 class Crowd:

@@ -15,8 +15,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.guardrail_bars import calibration, cost, delays, false_alarms, family, ramp_bias, split_alarms
-from benchmarks.guardrail_bars.outcome import Measured, Row
+from benchmarks.guardrail_bars import calibration, cost, delays, false_alarms, family, ramp_bias, rollouts, split_alarms
+from benchmarks.guardrail_bars.outcome import Measured, Row, together
 from benchmarks.report import report
 
 LOOKS = 1_000
@@ -38,6 +38,7 @@ class Effort:
     split: int
     split_search: int
     rounds: int
+    many_users: int
 
 
 FULL = Effort(
@@ -51,6 +52,7 @@ FULL = Effort(
     split=20_000,
     split_search=4_000,
     rounds=50,
+    many_users=10_000_000,
 )
 QUICK = Effort(
     false_alarm=100,
@@ -63,6 +65,7 @@ QUICK = Effort(
     split=2_000,
     split_search=500,
     rounds=10,
+    many_users=100_000,
 )
 BARS: dict[str, Callable[[Effort], Measured]] = {
     "1": lambda effort: false_alarms.measure(runs=effort.false_alarm, scenario_runs=effort.scenario, looks=LOOKS),
@@ -70,7 +73,9 @@ BARS: dict[str, Callable[[Effort], Measured]] = {
     "3": lambda effort: delays.measure(runs=effort.delay),
     "5": lambda effort: calibration.measure(runs=effort.calibration, delay_runs=effort.calibration_delay),
     "6": lambda effort: ramp_bias.measure(runs=effort.ramp),
-    "7": lambda effort: cost.measure(rounds=effort.rounds),
+    "7": lambda effort: together(
+        cost.measure(rounds=effort.rounds), rollouts.measure(rounds=effort.rounds, many_users=effort.many_users)
+    ),
     "8": lambda effort: split_alarms.measure(runs=effort.split, search_runs=effort.split_search, looks=LOOKS),
 }
 
@@ -83,16 +88,14 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else FULL
-    found = [BARS[bar](effort) for bar in arguments.bars]
-    rows = sorted((row for measured in found for row in measured.rows), key=lambda row: row.bar)
+    found = together(*(BARS[bar](effort) for bar in arguments.bars))
     if arguments.quick:
         print("Quick: few runs, so wide Monte-Carlo errors and bounds that cannot hold.\n")
     report(
         "guardrails",
         columns=COLUMNS,
-        rows=[_cells(row) for row in rows],
-        figures={name: value for measured in found for name, value in measured.figures.items()}
-        | {"is_quick": float(arguments.quick)},
+        rows=[_cells(row) for row in sorted(found.rows, key=lambda row: row.bar)],
+        figures={**found.figures, "is_quick": float(arguments.quick)},
     )
 
 

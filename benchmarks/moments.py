@@ -5,7 +5,6 @@ Every day has the same number of events; each measurement runs in a process of i
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.memory import peak_mb
 from benchmarks.report import median, report, spread
 from control_plane.domain.events import EventKind, Label
 from control_plane.domain.model_version import Surface, VersionId, ViewType
@@ -77,15 +77,15 @@ def _compare(root: Path, *, rounds: int) -> None:
 
 
 def _row(size: int, runs: Sequence[dict[str, float]], least_peak_mb: float) -> tuple[str, ...]:
-    cold_s, warm_s, peak_mb = (median([run[name] for run in runs]) for name in ("cold_s", "warm_s", "peak_mb"))
+    cold_s, warm_s, peak = (median([run[name] for run in runs]) for name in ("cold_s", "warm_s", "peak_mb"))
     return (
         f"{size} million",
         str(size * DAYS_PER_MILLION),
         f"{cold_s:.2f}",
         spread([run["cold_s"] for run in runs]),
         f"{warm_s:.3f}",
-        f"{peak_mb:.0f}",
-        f"{peak_mb / least_peak_mb:.2f}×",
+        f"{peak:.0f}",
+        f"{peak / least_peak_mb:.2f}×",
     )
 
 
@@ -112,18 +112,8 @@ def _measure(root: Path, millions: int) -> dict[str, float]:
         "cold_s": cold_s,
         "warm_s": warm_s,
         "events_per_s": millions * 1e6 / cold_s,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_mb(),
     }
-
-
-def _peak_mb() -> float:
-    """Of this process since it became this program; ru_maxrss would include the one that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def _query(*, days: int) -> MomentsQuery:

@@ -33,6 +33,13 @@ class Measured:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+def together(*parts: Measured) -> Measured:
+    return Measured(
+        rows=[row for part in parts for row in part.rows],
+        figures={name: value for part in parts for name, value in part.figures.items()},
+    )
+
+
 class Alarms:
     """When each of R runs first raised an alarm, on a clock of the caller's; infinite where it never did."""
 

@@ -14,6 +14,7 @@ GUARDRAIL_FIGURES = {
     *("false_alarm_returning_users", "false_alarm_staggered_entry", "false_alarm_split_5_95"),
     *("false_alarm_ramp_with_switchers", "calibration_false_alarm", "calibration_delay_median_5pct"),
     *("ramp_bias_points", "srm_false_alarm", "srm_users_median", "ms_per_hypothesis"),
+    *("sweep_36x14_ms", "state_mb", "rollouts_1000_s", "rollouts_1000_mb"),
     *(f"false_alarm_1000_{rival}" for rival in ("gbstats", "msprt")),
     *(
         f"{figure}{suffix}"

@@ -25,6 +25,7 @@ from control_plane.domain.plan import (
     Step,
 )
 from control_plane.domain.plan_reader import Reader
+from control_plane.domain.queries import broken_rule
 from control_plane.domain.split import FULL_TRAFFIC_BP
 
 MAX_PRE_PERIOD_DAYS = 90  # users of longer ago are others
@@ -175,6 +176,9 @@ def _read_external(reader: Reader) -> ExternalPlan:
         reader.fail("at_most", "is missing: a limit is needed, at_most or at_least or both")
     if external.at_most is not None and external.at_least is not None and external.at_least > external.at_most:
         reader.fail("at_least", "must not be above at_most")
+    for key, query in (("query", external.query), ("at_query", external.at_query)):
+        if query and (rule := broken_rule(query)):
+            reader.fail(key, rule)
     reader.refuse_unknown()
     return external
 

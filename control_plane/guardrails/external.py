@@ -63,7 +63,7 @@ def _is_above(entry: ExternalPlan, value: float | None) -> bool:
 
 def _sentence(entry: ExternalPlan, reading: Reading) -> str:
     """'auction depth from prometheus is 2.1, below 3.5 (avg(depth{surface="search"}))'."""
-    asked = f" ({reading.query})" if reading.query else ""
+    asked = f" ({' '.join(reading.query.split())})" if reading.query else ""
     name = f"{entry.name} from {entry.source}"
     if reading.outcome is not ReadingOutcome.VALUE or reading.value is None:
         why = f": {reading.detail}" if reading.detail else ""

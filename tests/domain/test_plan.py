@@ -134,6 +134,7 @@ def test_every_field_of_a_plan_survives_json() -> None:
         ({"external": [{**EXTERNAL, "at_least": 10}]}, "external[0].at_least"),
         ({"external": [{"name": "depth", "source": "prometheus", "query": "depth"}]}, "external[0].at_most"),
         ({"external": [{**EXTERNAL, "query": " "}]}, "external[0].query"),
+        ({"external": [{**EXTERNAL, "query": "avg(depth{surface='$nowhere'})"}]}, "external[0].query"),
         ({"external": [EXTERNAL, EXTERNAL]}, "external[1].name"),
         ({"external": [{**EXTERNAL, "on_empty": "pass"}]}, "external[0].on_empty"),
         ({"check_every": "10m", "unwatched": "10m"}, "unwatched"),

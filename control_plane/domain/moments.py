@@ -116,8 +116,8 @@ class Moments:
         score_pairs_CBB: the surface's shadow pairs by bin of stable's score × bin of the candidate's.
         reliability_GACBR: see `ReliabilityMeasure`, of what each arm served.
         shadow_reliability_GACBR: the same of the shadow pairs, each version by its own scores.
-        before_MGAK: sums of the days before the start by `Measure`, users by the arm that the present split gives
-            them; None where the plan does not ask.
+        before_MGAK: sums of the days before the start by `Measure`, users by the arm that the last split with
+            both arms gives them; None where the plan does not ask, or there is nothing.
         first_exposures_SA: users by the stratum and arm of their first exposure in this rollout.
         users_A: distinct users seen in each arm.
         cross_exposed_users: users seen in both arms within one generation.

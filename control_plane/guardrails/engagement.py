@@ -55,12 +55,13 @@ def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: Float
     if before_MGAK is None:
         return ratios
     before = log_ratios(before_MGAK[NUMERATOR_OF[label]][:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
+    has_enough_G = before.expected_H >= look.plan.judge.min_expected_conversions * unit_G
     found = adjusted(
         ratios.theta_HJ,
         ratios.se_H,
         ratios.has_data_HK,
         before.theta_HJ,
-        before.has_data_HK,
+        before.has_data_HK & has_enough_G[:, None],
         min_buckets=look.plan.judge.min_buckets,
     )
     buckets_H = ratios.buckets_H - found.is_adjusted_H  # a fitted slope costs a degree of freedom

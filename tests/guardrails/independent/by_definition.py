@@ -107,3 +107,35 @@ def tenths(stable_B: Row) -> list[int]:
 def as_table(array_SAK: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Table:
     table: Table = array_SAK.tolist()
     return table
+
+
+def jensen_shannon(stable_B: Row, candidate_B: Row) -> float:
+    """Mean Kullback–Leibler divergence from the mixture of both, nats."""
+    terms = []
+    for stable, candidate in zip(stable_B, candidate_B, strict=True):
+        p, q = stable / sum(stable_B), candidate / sum(candidate_B)
+        terms += [share / 2 * math.log(share / ((p + q) / 2)) for share in (p, q) if share]
+    return math.fsum(terms)
+
+
+def ahead(stable_B: Row, candidate_B: Row) -> list[float]:
+    """How much larger a share of stable's scores than of the candidate's lies in each bin or below."""
+    return [
+        float(Fraction(sum(stable_B[: b + 1]), sum(stable_B)) - Fraction(sum(candidate_B[: b + 1]), sum(candidate_B)))
+        for b in range(len(stable_B))
+    ]
+
+
+def kendall(pairs: Sequence[tuple[int, int]]) -> float:
+    """τ-b: concordant less discordant pairs of pairs over the geometric mean of those not tied in each."""
+    surplus = untied_left = untied_right = 0
+    for i, (left, right) in enumerate(pairs):
+        for other_left, other_right in pairs[:i]:
+            surplus += sign(left - other_left) * sign(right - other_right)
+            untied_left += left != other_left
+            untied_right += right != other_right
+    return surplus / math.sqrt(untied_left * untied_right)
+
+
+def sign(number: float) -> int:
+    return (number > 0) - (number < 0)

@@ -16,6 +16,7 @@ def mpmath() -> Iterator[Case]:
     yield from _mixtures(mp)
     yield from _crossings(mp)
     yield from _beta_binomials(mp)
+    yield from _rates(mp)
 
 
 def _scores_of_t(mp: Any) -> Iterator[Case]:
@@ -114,3 +115,39 @@ def _beta_binomials(mp: Any) -> Iterator[Case]:
                 prior = mp.loggamma(a) + mp.loggamma(b) - mp.loggamma(concentration)
                 value = grown - prior - candidate * mp.log(share) - stable * mp.log(1 - share)
                 yield a_case("split", {"share_bp": share_bp, "users": [stable, candidate]}, value)
+
+
+def _rates(mp: Any) -> Iterator[Case]:
+    """Log of the likelihood of hits under priors cut at the limit, over that at the limit.
+
+    Below it the prior is Beta(1, 1/limit − 1), uniform from a half on; above it half that and half the uniform one.
+    """
+    for limit in (0.001, 0.2, 0.9):
+        own_size = max(mp.mpf(1), 1 / mp.mpf(limit) - 1)
+        for trials in (10, 10**4, 10**7):
+            for factor in (0.0, 0.5, 1.0, 1.01, 1.1, 3.0):
+                hits = round(trials * limit * factor)
+                if hits < trials:
+                    inputs = {"hits": hits, "trials": trials, "limit": limit}
+                    above = [_cut_mixture(mp, hits, trials, limit, b, is_above=True) for b in (own_size, mp.mpf(1))]
+                    yield a_case("rate above", inputs, mp.log(sum(above) / 2))
+                    below = _cut_mixture(mp, hits, trials, limit, own_size, is_above=False)
+                    yield a_case("rate below", inputs, mp.log(below))
+
+
+def _cut_mixture(mp: Any, hits: int, trials: int, limit: float, b: Any, *, is_above: bool) -> Any:
+    """Over Beta(1, b), by quadrature, cut finely around the observed rate and near the limit."""
+    at, rate, misses = mp.mpf(limit), mp.mpf(hits) / trials, trials - hits
+    low, high = (at, mp.mpf(1)) if is_above else (mp.mpf(0), at)
+    width = mp.sqrt(max(rate * (1 - rate), at * (1 - at)) / trials)
+    fall = min(width, at * (1 - at) / (trials * abs(at - rate)) if rate != at else width)
+    cuts = [rate + k * width for k in range(-20, 21, 4)]
+    cuts += [at + k * fall for k in (-243, -81, -27, -9, -3, 3, 9, 27, 81, 243)]
+
+    def integrand(q: Any) -> Any:
+        hit = hits * mp.log(q / at) if hits else 0
+        return mp.exp(hit + misses * mp.log((1 - q) / (1 - at)) + (b - 1) * mp.log(1 - q))
+
+    inside = [cut for cut in sorted(cuts) if low < cut < high]
+    area = mp.quad(integrand, [max(low, min(cuts)), *inside, min(high, max(cuts))])  # beyond is less than exp(−200)
+    return area / mp.betainc(1, b, low, high)

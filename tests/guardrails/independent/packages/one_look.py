@@ -48,6 +48,7 @@ def tea_tasting() -> Iterator[Case]:
         value = {"effect": result.rel_effect_size, "pvalue": result.pvalue}
         value |= {"interval": [result.rel_effect_size_ci_lower, result.rel_effect_size_ci_upper]}
         yield a_case("RatioOfMeans", data, value)
+    yield from _cuped(tea, pyarrow)
     for stable, candidate, ratio in (
         (500, 520, 1.0),
         (5_000, 5_150, 1.0),
@@ -59,7 +60,18 @@ def tea_tasting() -> Iterator[Case]:
         yield a_case("SampleRatio", {"users": [stable, candidate], "ratio": ratio}, result.pvalue)
 
 
-def _user_data() -> Iterator[Case]:
+def _cuped(tea: Any, pyarrow: Any) -> Iterator[Case]:
+    names = ("clicks", "shown", "clicks_before", "shown_before")
+    metric = tea.RatioOfMeans(*names, use_t=False, equal_var=False, confidence_level=0.95)
+    for data in _user_data(with_before=True):
+        columns = {"variant": [0] * NUM_USERS + [1] * NUM_USERS}
+        columns |= {name: data["stable"][name] + data["candidate"][name] for name in names}
+        result = tea.Experiment(ctr=metric).analyze(pyarrow.table(columns))["ctr"]
+        value = {"interval": [result.rel_effect_size_ci_lower, result.rel_effect_size_ci_upper]}
+        yield a_case("CUPED", data, value)
+
+
+def _user_data(*, with_before: bool = False) -> Iterator[Case]:
     """Impressions and clicks of users whose tastes and activity differ."""
     for seed, effect in ((1, 0.0), (2, -0.1), (3, 0.2)):
         rng = np.random.default_rng(seed)
@@ -68,4 +80,9 @@ def _user_data() -> Iterator[Case]:
             shown = 1 + rng.negative_binomial(2, 2 / 42, size=NUM_USERS)
             rate = rng.beta(4, 36, size=NUM_USERS) * (1 + effect * (arm == "candidate"))
             data[arm] = {"shown": shown.tolist(), "clicks": rng.binomial(shown, rate).tolist()}
+            if with_before:
+                before = 1 + rng.poisson(2 * shown)
+                taste = rate / (1 + effect * (arm == "candidate"))
+                clicks = rng.binomial(before, taste)
+                data[arm] |= {"shown_before": before.tolist(), "clicks_before": clicks.tolist()}
         yield data

@@ -1,9 +1,12 @@
 """What the judge says, for people and for replay. Every way of not knowing has a name here."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+FIGURES = 8
 
 
 class Outcome(StrEnum):
@@ -126,8 +129,12 @@ class Verdict:
         return self.rule is not Rule.ERROR
 
     def to_json(self) -> str:
-        """Canonical JSON: equal verdicts are equal bytes. NaN and infinities are refused."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """Canonical JSON: equal verdicts are equal bytes. NaN and infinities are refused.
+
+        Figures have `FIGURES` significant digits: the last bits of a double differ between processors, whose
+        logarithms round differently, and nobody knows an effect to more.
+        """
+        return json.dumps(_told(asdict(self)), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":
@@ -143,6 +150,18 @@ class Verdict:
             Finding(**{**finding, "answer": Answer(finding["answer"])}) for finding in fields["findings"]
         )
         return cls(**fields)
+
+
+def _told(value: object) -> object:
+    match value:
+        case float() if math.isfinite(value):
+            return float(f"{value:.{FIGURES}g}")
+        case dict():
+            return {key: _told(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_told(entry) for entry in value]
+        case _:
+            return value
 
 
 def percent(fraction: float, *, signed: bool = True) -> str:

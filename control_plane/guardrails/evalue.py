@@ -89,7 +89,12 @@ def relative(log_ratio: float) -> float:
 
 
 def log_mean(log_es: Sequence[float], weights: Sequence[float]) -> float:
-    """Log of the weighted mean of e-values; what the weights lack to 1 counts as hypotheses without data, E = 1."""
+    """Log of the weighted mean of e-values; what the weights lack to 1 counts as hypotheses without data, E = 1.
+
+    `ValueError` if one is NaN: a mean with it is no number, and below no threshold.
+    """
+    if any(map(math.isnan, log_es)):
+        raise ValueError("an e-value is NaN; a hypothesis without data has 0, the log of 1")
     rest = max(0.0, 1.0 - math.fsum(weights))
     with np.errstate(divide="ignore"):  # a weight of 0 counts for nothing
         terms = np.array([*log_es, 0.0]) + np.log([*weights, rest])
@@ -102,7 +107,7 @@ def rejected(log_es: Sequence[float], *, num_hypotheses: int, fdr: float = CULPR
     Source:
         Wang & Ramdas 2022, definition 1.
     """
-    values = np.asarray(log_es, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(log_es, dtype=np.float64), nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     if not values.size:
         return np.zeros(0, dtype=np.bool_)
     descending = np.sort(values)[::-1]

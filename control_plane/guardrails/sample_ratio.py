@@ -10,7 +10,7 @@ from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.guardrails.estimate import IntArray
 
 CONCENTRATION = 1_000.0  # the alternative's prior: shares off by a few per cent of themselves
-SMALL_SHARE = 0.01  # at or below it deviations are smaller in absolute terms,
+SMALL_SHARE_BP = 100  # at or below it deviations are smaller in absolute terms,
 SMALL_SHARE_CONCENTRATION = 10_000.0  # so the prior stays closer to what was promised
 
 
@@ -25,11 +25,12 @@ def log_e_sample_ratio(strata: Sequence[Stratum], first_exposures_SA: IntArray) 
     """
     if not strata:
         return 0.0
-    share_S = np.array([stratum.candidate_bp / FULL_TRAFFIC_BP for stratum in strata])
-    is_split_S = (share_S > 0) & (share_S < 1)
-    share_S, users_SA = share_S[is_split_S], first_exposures_SA[is_split_S].astype(np.float64)
-    smaller_S = np.minimum(share_S, 1 - share_S)
-    concentration_S = np.where(smaller_S <= SMALL_SHARE, SMALL_SHARE_CONCENTRATION, CONCENTRATION)
+    share_bp_S = np.array([stratum.candidate_bp for stratum in strata])
+    is_split_S = (share_bp_S > 0) & (share_bp_S < FULL_TRAFFIC_BP)
+    share_bp_S, users_SA = share_bp_S[is_split_S], first_exposures_SA[is_split_S].astype(np.float64)
+    is_small_S = np.minimum(share_bp_S, FULL_TRAFFIC_BP - share_bp_S) <= SMALL_SHARE_BP
+    concentration_S = np.where(is_small_S, SMALL_SHARE_CONCENTRATION, CONCENTRATION)
+    share_S = share_bp_S / FULL_TRAFFIC_BP
     candidate_S, stable_S = users_SA[:, Arm.CANDIDATE], users_SA[:, Arm.STABLE]
     prior_candidate_S, prior_stable_S = concentration_S * share_S, concentration_S * (1 - share_S)
     log_e_S = (

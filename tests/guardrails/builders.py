@@ -164,7 +164,7 @@ def a_stage(phase: Phase = Phase.RAMPING, **overrides: Any) -> Stage:
 
 
 def a_health(**candidate: int) -> Health:
-    sound = {"requests": 10_000, "scores": 10_000, "distinct_scores": 1_000}
+    sound: dict[str, Any] = {"requests": 10_000, "scores": 10_000, "distinct_scores": 1_000}
     return Health(
         stable=ServingCounts(requests=10_000, scores=10_000, distinct_scores=1_000),
         candidate=ServingCounts(**{**sound, **candidate}),

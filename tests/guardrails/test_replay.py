@@ -1,5 +1,10 @@
+import importlib
+import os
+import subprocess
+import sys
 import zlib
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,3 +79,33 @@ def test_a_days_inputs_are_small_beside_the_sums_they_hold() -> None:
     packed = pack(a_judged_plan(), a_stage(), moments, a_health())
 
     assert len(packed) < (moments.counts_MGSAK.nbytes + moments.values_MGSAK.nbytes) / 5
+
+
+REPLAYER = """
+import sys
+from control_plane.guardrails.replay import replay
+sys.stdout.write(replay(sys.stdin.buffer.read()).to_json())
+"""
+
+
+def vector_features() -> list[str]:
+    """What numpy found on this processor beyond its baseline, and rounds logarithms by."""
+    multiarray: Any = importlib.import_module("numpy._core._multiarray_umath")
+    return [name for name in multiarray.__cpu_dispatch__ if multiarray.__cpu_features__[name]]
+
+
+@pytest.mark.skipif(not vector_features(), reason="this processor has nothing that could be switched off")
+def test_a_verdict_replays_the_same_on_a_processor_of_fewer_features() -> None:
+    for seed in range(3):
+        moments = simulated_moments(np.random.default_rng(seed), impressions=400_000, effect=-0.02 * seed)
+        packed = pack(a_judged_plan(), a_stage(), moments, a_health())
+
+        elsewhere = subprocess.run(
+            [sys.executable, "-c", REPLAYER],
+            input=packed,
+            capture_output=True,
+            check=True,
+            env={**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(vector_features())},
+        ).stdout.decode()
+
+        assert elsewhere == judge(a_judged_plan(), a_stage(), moments, a_health()).to_json()

@@ -77,9 +77,6 @@ def test_the_splits_log_e_loses_no_digit_that_matters_with_a_billion_users() -> 
             assert_split(case)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="1 − .99 is a little more than .01 in floats: the concentration of 1000 is taken"
-)
 def test_a_stable_of_one_per_cent_is_tested_like_a_candidate_of_one_per_cent() -> None:
     for case in cases("mpmath", "split"):
         if case.inputs["share_bp"] == NEARLY_ALL_BP:

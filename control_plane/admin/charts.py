@@ -46,6 +46,16 @@ class ReliabilityPoint:
     impressions: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupPoint:
+    """A relative effect with its interval in one group of scores."""
+
+    label: str
+    effect: float
+    lower: float
+    upper: float
+
+
 def traffic_bar(candidate_bp: int) -> Markup:
     """Stable's and the candidate's share side by side."""
     words = f"stable {wording.share(FULL_TRAFFIC_BP - candidate_bp)}, candidate {wording.share(candidate_bp)}"
@@ -143,6 +153,41 @@ def reliability_plot(stable: Sequence[ReliabilityPoint], candidate: Sequence[Rel
     return _svg("reliability-plot", plot.WIDTH, plot.HEIGHT, words, body)
 
 
+def by_group(points: Sequence[GroupPoint], *, name: str) -> Markup:
+    """Effects with their intervals side by side, around a line at none; far wider intervals are cut off."""
+    if not points:
+        return Markup()
+    width, height, left, bottom = 440, 260, 58, 48
+    step = (width - left - 8) / len(points)
+    ticks = _percent_ticks(max(_span_of(points), LEAST_SPAN))
+    high = ticks[-1]
+
+    def y(effect: float) -> float:
+        clipped = min(max(effect, -high), high)
+        return 12 + (high - clipped) / (2 * high) * (height - 12 - bottom)
+
+    body = ""
+    for tick in ticks:
+        body += f'<line class="{"c-zero" if tick == 0 else "c-grid"}" x1="{left}" y1="{y(tick):.1f}" '
+        body += f'x2="{width - 8}" y2="{y(tick):.1f}"/>'
+        label = wording.percent(tick, digits=0 if high >= 0.02 else 1) if tick else "0 %"
+        body += f'<text class="c-tick" x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{label}</text>'
+    for index, point in enumerate(points):
+        x = left + (index + 0.5) * step
+        tip = f"<title>{escape(point.label)}: {wording.percent(point.effect)}, interval "
+        tip += f"{wording.percent(point.lower)} to {wording.percent(point.upper)}</title>"
+        body += (
+            f'<line class="c-interval" x1="{x:.1f}" y1="{y(point.upper):.1f}" x2="{x:.1f}" y2="{y(point.lower):.1f}"/>'
+        )
+        body += f'<circle class="c-point" cx="{x:.1f}" cy="{y(point.effect):.1f}" r="5">{tip}</circle>'
+        body += f'<text class="c-tick" x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">'
+        body += f"{escape(point.label)}</text>"
+    body += f'<text class="c-axis" x="{(left + width) / 2:.1f}" y="{height - 8}" text-anchor="middle">'
+    body += "tenths of stable’s scores, low to high</text>"
+    words = f"{name} in {len(points)} groups of scores, with intervals; the table beside it has the numbers"
+    return _svg("by-group", width, height, words, body)
+
+
 @dataclass(frozen=True, slots=True)
 class _Axis:
     low: float
@@ -220,6 +265,20 @@ def _spread(times_ms: Sequence[int]) -> list[float]:
     first, last = times_ms[0], times_ms[-1]
     length = max(last - first, 1)
     return [4 + (at - first) / length * (TILE_WIDTH - 8) for at in times_ms]
+
+
+def _span_of(points: Sequence[GroupPoint]) -> float:
+    """Every effect, and every interval that is not far wider than most."""
+    reaches = sorted(max(abs(point.lower), abs(point.upper)) for point in points)
+    usual = reaches[len(reaches) // 2]
+    return max([*(abs(point.effect) for point in points), *(reach for reach in reaches if reach <= 2.5 * usual)])
+
+
+def _percent_ticks(span: float) -> list[float]:
+    """Five round values around 0 that reach `span`."""
+    size = 10.0 ** math.floor(math.log10(span / 2))
+    step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if 2 * factor * size >= span * 0.999)
+    return [step * index for index in range(-2, 3)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from control_plane.admin import charts, wording
 from control_plane.admin.charts import EffectPoint, Margins, ReliabilityPoint
+from control_plane.admin.told import is_limited
 from control_plane.admin.wording import Chip
 from control_plane.domain.moments import FIXED_POINT, WHOLE_SURFACE, Moments, ReliabilityMeasure
 from control_plane.domain.plan import DIRECTION_OF, Metric, RolloutPlan
 from control_plane.domain.rollout import Phase
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Finding, Verdict
+from control_plane.guardrails.finding_names import BRIER, CALIBRATION_BY_SCORE, TOLD
 
 CALIBRATION = "calibration"
 ENTROPY = "ne"
@@ -52,7 +56,7 @@ class SegmentRow:
     segment: str
     name: str
     chip: Chip
-    gates: bool
+    role: str
     effect: str
     interval: str
     band: Markup
@@ -73,19 +77,21 @@ class BinRow:
 
 def tiles(verdict: Verdict, earlier: Sequence[tuple[int, Verdict]], plan: RolloutPlan) -> tuple[Tile, ...]:
     """Gates first. `earlier` holds (ms since the epoch, verdict), oldest first, this one included."""
-    whole = [finding for finding in verdict.findings if finding.segment == WHOLE_SURFACE]
+    whole = [f for f in verdict.findings if f.segment == WHOLE_SURFACE and f.metric not in TOLD and not is_limited(f)]
     ordered = sorted(whole, key=lambda finding: not finding.gates)
     return tuple(_tile(finding, verdict, earlier, plan) for finding in ordered)
 
 
 def segment_rows(verdict: Verdict) -> tuple[SegmentRow, ...]:
-    found = [finding for finding in verdict.findings if finding.segment != WHOLE_SURFACE]
+    found = [f for f in verdict.findings if f.segment != WHOLE_SURFACE and f.metric != CALIBRATION_BY_SCORE]
     return tuple(_segment_row(finding) for finding in sorted(found, key=lambda finding: finding.segment))
 
 
-def reliability(moments: Moments) -> tuple[Markup, tuple[BinRow, ...]]:
-    """The whole surface's calibration plot and the numbers behind it."""
-    bins = [*_bins(moments, Arm.STABLE), *_bins(moments, Arm.CANDIDATE)]
+def reliability(moments: Moments, *, is_shadow: bool) -> tuple[Markup, tuple[BinRow, ...]]:
+    """The whole surface's calibration plot and its numbers: of what each arm served, or of the shadow's pairs."""
+    table_GACBR = moments.shadow_reliability_GACBR if is_shadow else moments.reliability_GACBR
+    table_ABR = table_GACBR[moments.segments.index(WHOLE_SURFACE)].sum(axis=1)
+    bins = [*_bins(table_ABR, Arm.STABLE), *_bins(table_ABR, Arm.CANDIDATE)]
     by_arm = {
         arm: [
             ReliabilityPoint(predicted=row.predicted, observed=row.observed, impressions=row.impressions)
@@ -104,6 +110,8 @@ def margins_of(finding: Finding) -> Margins:
         return Margins(harm=harm, safe=safe, is_two_sided=True)
     if finding.metric == ENTROPY:
         return Margins(harm=harm, safe=safe)
+    if finding.metric in TOLD:
+        return Margins(harm=None, safe=None)
     is_better_high = finding.metric not in list(Metric) or DIRECTION_OF[Metric(finding.metric)] > 0
     if is_better_high:
         return Margins(harm=None if harm is None else -harm, safe=None if safe is None else -safe)
@@ -124,7 +132,7 @@ def _tile(finding: Finding, verdict: Verdict, earlier: Sequence[tuple[int, Verdi
     return Tile(
         metric=finding.metric,
         name=name,
-        role="gate" if finding.gates else "guard",
+        role=_role(finding),
         counts=wording.COUNT_NAMES.get(finding.metric, "Clicks"),
         chip=wording.answer_chip(finding.answer),
         effect=wording.percent(finding.effect, digits=_digits(finding)),
@@ -154,7 +162,7 @@ def _segment_row(finding: Finding) -> SegmentRow:
         segment=finding.segment,
         name=name,
         chip=wording.answer_chip(finding.answer),
-        gates=finding.gates,
+        role=_role(finding),
         effect=wording.percent(finding.effect, digits=_digits(finding)),
         interval=_interval(finding),
         band=_band(finding, f"{name} on {finding.segment}", is_small=True),
@@ -162,6 +170,13 @@ def _segment_row(finding: Finding) -> SegmentRow:
         conversions=(finding.conversions_stable, finding.conversions_candidate),
         missing=finding.missing,
     )
+
+
+def _role(finding: Finding) -> str:
+    """As the plan has it; 'told' where a finding decides nothing."""
+    if finding.role or finding.gates:
+        return finding.role or "gate"
+    return "guard" if finding.weight else "told"
 
 
 def _band(finding: Finding, name: str, *, is_small: bool = False) -> Markup:
@@ -183,7 +198,7 @@ def _interval(finding: Finding) -> str:
 
 
 def _digits(finding: Finding) -> int:
-    return 2 if finding.metric == ENTROPY else 1
+    return 2 if finding.metric in (ENTROPY, BRIER) else 1
 
 
 def _unsigned(margin: float | None) -> str:
@@ -215,8 +230,7 @@ def _points(finding: Finding, earlier: Sequence[tuple[int, Verdict]]) -> list[Ef
     ]
 
 
-def _bins(moments: Moments, arm: Arm) -> list[BinRow]:
-    rows = moments.reliability_GACBR[moments.segments.index(WHOLE_SURFACE), arm].sum(axis=0).tolist()
+def _bins(table_ABR: NDArray[np.int64], arm: Arm) -> list[BinRow]:
     return [
         BinRow(
             arm=arm.name.lower(),
@@ -224,6 +238,6 @@ def _bins(moments: Moments, arm: Arm) -> list[BinRow]:
             observed=row[ReliabilityMeasure.CLICK] / row[ReliabilityMeasure.IMPRESSIONS],
             impressions=row[ReliabilityMeasure.IMPRESSIONS],
         )
-        for row in rows
+        for row in table_ABR[arm].tolist()
         if row[ReliabilityMeasure.IMPRESSIONS]
     ]

@@ -12,11 +12,12 @@ from control_plane.admin.history import withdrawn
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
 from control_plane.admin.surface_card import ending_words, waiting_sentence
 from control_plane.admin.timeline import TimelineStep, timeline
+from control_plane.admin.told import Told, told_of
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of
 from control_plane.domain.errors import IllegalTransition
 from control_plane.domain.model_version import VersionId
-from control_plane.domain.rollout import FINISHED, Command, Rollout, RolloutId, apply
+from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, RolloutId, apply
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.explain import explain
 from control_plane.guardrails.replay import unpack
@@ -44,6 +45,7 @@ class Evidence:
     segments: tuple[SegmentRow, ...]
     calibration: Markup
     bins: tuple[BinRow, ...]
+    told: Told
     rollback_bar: Markup
     rollback_words: str
     sample_ratio_bar: Markup
@@ -108,7 +110,8 @@ def load_evidence(session: Session, stored: StoredVerdict, rollout: Rollout, ver
     """`verdicts` are the rollout's, the latest first."""
     verdict = stored.verdict
     earlier = [(look.verdict.as_of_ms, look.verdict) for look in reversed(verdicts)]
-    plot, bins = metrics.reliability(unpack(evidence.inputs(session, stored.verdict_id)).moments)
+    moments = unpack(evidence.inputs(session, stored.verdict_id)).moments
+    plot, bins = metrics.reliability(moments, is_shadow=verdict.phase == Phase.SHADOW)
     split_at = math.log(rollout.plan.judge.sample_ratio_threshold)
     split_words = f"log E {wording.number(verdict.log_e_sample_ratio)} of {wording.number(split_at)}"
     words = f"log E {wording.number(verdict.log_e_rollback)} of {wording.number(verdict.log_e_threshold)}"
@@ -123,6 +126,7 @@ def load_evidence(session: Session, stored: StoredVerdict, rollout: Rollout, ver
         segments=metrics.segment_rows(verdict),
         calibration=plot,
         bins=bins,
+        told=told_of(verdict),
         rollback_bar=charts.progress_bar(
             verdict.log_e_rollback, verdict.log_e_threshold, kind="harm", words=f"evidence for rolling back: {words}"
         ),

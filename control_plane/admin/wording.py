@@ -17,6 +17,14 @@ METRIC_NAMES = {
     "revenue_per_impression": "Revenue / impression",
     "calibration": "Calibration",
     "ne": "Normalised entropy",
+    "psi": "PSI",
+    "js": "Jensen–Shannon divergence",
+    "wasserstein": "Wasserstein distance",
+    "ks": "Kolmogorov–Smirnov distance",
+    "mean_log_ratio": "Mean log-ratio",
+    "brier": "Brier score",
+    "calibration_shift": "Calibration beside stable’s",
+    "calibration_error_of_stable": "Stable’s calibration error",
 }
 COUNT_NAMES = {"good_click_rate": "Good clicks", "hide_rate": "Hides", "revenue_per_impression": "Revenue"}
 
@@ -54,6 +62,9 @@ ANSWER_TONES = {
     Answer.NO_DATA: Tone("warn", "none"),
     Answer.STALE: Tone("warn", "clock"),
     Answer.ERROR: Tone("bad", "alert"),
+    Answer.EMPTY: Tone("warn", "none"),
+    Answer.NAN: Tone("warn", "alert"),
+    Answer.FAILED: Tone("bad", "alert"),
     Answer.MONITORED: Tone("neutral", "eye"),
 }
 ANSWER_WORDS = {
@@ -64,6 +75,9 @@ ANSWER_WORDS = {
     Answer.NO_DATA: "no data",
     Answer.STALE: "stale data",
     Answer.ERROR: "error",
+    Answer.EMPTY: "no value",
+    Answer.NAN: "not a number",
+    Answer.FAILED: "not answered",
     Answer.MONITORED: "monitored",
 }
 OUTCOME_CHIPS = {
@@ -80,6 +94,7 @@ RULE_WORDS = {
     Rule.STALE: "the event log is stale",
     Rule.INSUFFICIENT: "too little data",
     Rule.DRIFT: "the scores drifted",
+    Rule.LIMIT: "a limit of the plan is crossed",
     Rule.NOT_SHOWN_SAFE: "not shown safe yet",
     Rule.NOVELTY: "weekdays and weekends disagree",
     Rule.SHOWN_SAFE: "every gate was shown safe",

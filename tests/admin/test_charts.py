@@ -5,7 +5,7 @@ import pytest
 from markupsafe import Markup
 
 from control_plane.admin import charts
-from control_plane.admin.charts import EffectPoint, Margins, ReliabilityPoint
+from control_plane.admin.charts import EffectPoint, GroupPoint, Margins, ReliabilityPoint
 
 DROP = Margins(harm=-0.01, safe=-0.03)  # of a rate that is better high
 BAND = Margins(harm=0.02, safe=0.05, is_two_sided=True)
@@ -112,6 +112,37 @@ def test_reliability_leaves_out_bins_that_say_nothing() -> None:
 
 def test_reliability_without_data_is_no_plot() -> None:
     assert charts.reliability_plot([], []) == ""
+
+
+def test_groups_of_scores_stand_side_by_side_on_the_canvas_however_wide_one_interval_is() -> None:
+    points = [
+        GroupPoint(label=str(at), effect=0.1 / at, lower=-0.2, upper=90.0 if at == 1 else 0.2) for at in range(1, 8)
+    ]
+
+    plot = elements(charts.by_group(points, name="Predicted over observed"))
+
+    circles = list(plot.iter("circle"))
+    xs = [float(circle.attrib["cx"]) for circle in circles]
+    assert xs == sorted(xs)
+    assert len(circles) == 7
+    whiskers = [line for line in plot.iter("line") if line.attrib["class"] == "c-interval"]
+    assert all(0 <= float(line.attrib[end]) <= 260 for line in whiskers for end in ("y1", "y2"))
+    heights = [float(line.attrib["y2"]) - float(line.attrib["y1"]) for line in whiskers[1:]]
+    assert min(heights) > 50
+    assert plot.attrib["aria-label"].startswith("Predicted over observed in 7 groups")
+
+
+@pytest.mark.parametrize(("reach", "top"), [(0.004, "+1.0 %"), (0.03, "+4 %"), (0.19, "+20 %"), (2.3, "+400 %")])
+def test_an_axis_of_groups_ends_at_a_round_value_beyond_its_intervals(reach: float, top: str) -> None:
+    plot = elements(charts.by_group([GroupPoint(label="1", effect=0.0, lower=-reach, upper=reach)], name="x"))
+
+    ticks = [text.text for text in plot.iter("text") if text.attrib["class"] == "c-tick"]
+    assert ticks[4] == top
+    assert ticks[2] == "0 %"
+
+
+def test_no_groups_are_no_plot() -> None:
+    assert charts.by_group([], name="x") == ""
 
 
 def test_names_cannot_break_out_of_a_chart() -> None:

@@ -54,7 +54,9 @@ def sentence(finding: Finding, where: str) -> str:
             return f"the candidate's scores on {where} are {size} {side} than stable's in geometric mean {interval}"
         case "brier":
             side = "higher" if effect >= 0 else "lower"
-            return f"the candidate's Brier score on {where} is {size} {side} than stable's {interval}"
+            return (
+                f"the candidate's Brier score on {where} is {abs(effect) * 100:.2f} % {side} than stable's {interval}"
+            )
         case "calibration_by_score":
             side = "above" if effect >= 0 else "below"
             return f"the candidate's predicted clicks on {where} are {size} {side} observed {interval}"
@@ -123,6 +125,8 @@ def figure(finding: Finding, value: float) -> str:
         return f"{value:.2f}"
     if finding.metric in DRIFT and finding.metric != MEAN_LOG_RATIO:
         return f"{value:.{4 if finding.metric == JENSEN_SHANNON else 3}f}{UNITS.get(finding.metric, '')}"
+    if finding.metric == BRIER:
+        return f"{value * 100:+.2f} %"
     relatively = relative(value) if finding.metric == MEAN_LOG_RATIO else value
     return percent(relatively, signed=finding.metric not in (CALIBRATION_ERROR, STABLE_CALIBRATION_ERROR))
 

@@ -52,7 +52,7 @@ def told(metric: str, effect: float | None = 0.1, **overrides: Any) -> Finding:
         ),
         (
             told("brier", -0.01, segment="grid"),
-            "the candidate's Brier score on home_feed/grid is 1.0 % lower than stable's (interval -3.0 % to +2.0 %)",
+            "the candidate's Brier score on home_feed/grid is 1.00 % lower than stable's (interval -3.00 % to +2.00 %)",
         ),
         (
             told("calibration_by_score", segment="decile 10 (scores from 12 %)"),

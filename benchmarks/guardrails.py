@@ -43,7 +43,7 @@ class Effort:
 
 FULL = Effort(
     false_alarm=1_500,
-    scenario=500,
+    scenario=1_000,
     family=600,
     delay=500,
     calibration=600,

@@ -73,7 +73,7 @@ def newcomers(*, runs: int, looks: int, per_look: int = NEWCOMERS) -> dict[tuple
 def watched(name: str, scenario: Scenario, *, runs: int, looks: int) -> dict[str, Alarms]:
     """First alarms of the project's rule and of a one-sided z test with the same variance."""
     parts: dict[str, list[Alarms]] = {OURS: [], "z_users": []}
-    for count, rng in chunked(f"1 {_in_words(name)}", runs, 50):
+    for count, rng in chunked(f"1 {name.replace('_', ' ')}", runs, 50):
         seen = {rule: Alarms(count) for rule in parts}
         for look, sums in enumerate(scenario(rng, count, looks), start=1):
             found = estimate(*sums)
@@ -149,4 +149,4 @@ def _suffix(name: str) -> str:
 
 
 def _in_words(name: str) -> str:
-    return name.replace("_", " ")
+    return {"split_5_95": "5/95 split"}.get(name, name.replace("_", " "))

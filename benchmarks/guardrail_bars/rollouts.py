@@ -43,8 +43,8 @@ def measure(*, rounds: int, many_users: int = MANY_USERS) -> Measured:
     cells = f"36 hypotheses × {DAYS} strata"
     rows = [
         _row(f"one rollout of {cells}, judged, ms", median(sweep_ms), spread(sweep_ms), SWEEP_LIMIT_MS),
-        _row(f"state of {cells}, {FEW_USERS:.0e} users, MB", small_mb, "", STATE_LIMIT_MB),
-        _row(f"the same with {many_users:.0e} users, MB", large_mb, "", small_mb),
+        _row(f"state of {cells}, {_thousands(FEW_USERS)} users, MB", small_mb, "", STATE_LIMIT_MB),
+        _row(f"the same with {_thousands(many_users)} users, MB", large_mb, "", small_mb),
         _row(
             f"{ROLLOUTS} rollouts × {SURFACES} surfaces × 12 × {DAYS} strata, s",
             median(passed_s),
@@ -64,6 +64,10 @@ def measure(*, rounds: int, many_users: int = MANY_USERS) -> Measured:
 
 def _row(what: str, value: float, error: str, limit: float) -> Row:
     return Row(bar="7", what=what, measured=f"{value:.3g}", error=error, limit=f"≤ {limit:.3g}", holds=value <= limit)
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
 
 
 def _in_own_process(*arguments: str) -> dict[str, list[float]]:

@@ -11,9 +11,10 @@ from control_plane.domain.readings import Reading
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Finding, Rule, Verdict
 from control_plane.guardrails import rulings, wording
-from control_plane.guardrails.drift import population_stability
+from control_plane.guardrails.drift import drift_alarm, drift_findings
 from control_plane.guardrails.engagement import engagement_findings
 from control_plane.guardrails.external import external_findings
+from control_plane.guardrails.finding_names import PSI
 from control_plane.guardrails.health import (
     idle_stop,
     served_calibration_stop,
@@ -22,10 +23,12 @@ from control_plane.guardrails.health import (
 )
 from control_plane.guardrails.look import Look
 from control_plane.guardrails.operational import operational_findings
+from control_plane.guardrails.paired_brier import brier_findings
 from control_plane.guardrails.policies import policy_of
 from control_plane.guardrails.rulings import Evidence, Ruling
 from control_plane.guardrails.sample_ratio import cross_exposure
 from control_plane.guardrails.sanity import check_moments
+from control_plane.guardrails.score_calibration import score_calibration_findings
 from control_plane.guardrails.served_calibration import calibration_findings, shadow_calibration_findings
 from control_plane.guardrails.shadow_entropy import entropy_findings, surface_entropy_finding
 
@@ -60,18 +63,17 @@ def judge(
 
 
 def _in_shadow(look: Look, health: Health, readings: Sequence[Reading]) -> Verdict:
+    drifts = drift_findings(look)
     evidence = Evidence(
         look=look,
         findings=(
             *entropy_findings(look),
             *shadow_calibration_findings(look),
+            *brier_findings(look),
+            *drifts,
+            *score_calibration_findings(look),
             *_limited_findings(look, health, readings),
         ),
-    )
-    drift = population_stability(
-        look.moments.score_bins_GAKB[0],
-        alpha=look.plan.judge.alpha_advance,
-        min_buckets=look.plan.judge.min_buckets,
     )
     ruling = (
         rulings.hard_stop(evidence, [*serving_stops(look, health), *shadow_calibration_stop(look)])
@@ -81,11 +83,11 @@ def _in_shadow(look: Look, health: Health, readings: Sequence[Reading]) -> Verdi
         or rulings.broken_counts(health)
         or rulings.stale(evidence)
         or rulings.shadow_gap(evidence)
-        or rulings.drift(_alarm(look, drift))
+        or rulings.drift(drift_alarm(look, drifts))
         or rulings.not_shown_safe(evidence)
         or Ruling.advance(wording.estimate(evidence.findings[0], look.moments.surface) + ", shown safe in the shadow")
     )
-    return _verdict(evidence, ruling, psi=None if drift is None else drift[0])
+    return _verdict(evidence, ruling)
 
 
 def _in_ramp(look: Look, health: Health, readings: Sequence[Reading]) -> Verdict:
@@ -131,6 +133,7 @@ def _served_findings(look: Look, health: Health, readings: Sequence[Reading]) ->
         *engagement_findings(look),
         *calibration_findings(look),
         entropy,
+        *score_calibration_findings(look),
         *_limited_findings(look, health, readings),
     )
 
@@ -143,15 +146,7 @@ def _limited_findings(look: Look, health: Health, readings: Sequence[Reading]) -
     yield from external_findings(look, readings)
 
 
-def _alarm(look: Look, drift: tuple[float, float] | None) -> str | None:
-    limit = look.plan.shadow.max_psi
-    if drift is None or limit is None or drift[1] <= limit:
-        return None
-    bound = f"surely above {drift[1]:.2f}, the plan allows {limit:g}"
-    return f"the candidate's scores have moved from stable's: PSI {drift[0]:.2f}, {bound}"
-
-
-def _verdict(evidence: Evidence, ruling: Ruling, *, psi: float | None = None) -> Verdict:
+def _verdict(evidence: Evidence, ruling: Ruling) -> Verdict:
     look, moments, stage = evidence.look, evidence.look.moments, evidence.look.stage
     return Verdict(
         outcome=ruling.outcome,
@@ -164,7 +159,7 @@ def _verdict(evidence: Evidence, ruling: Ruling, *, psi: float | None = None) ->
         log_e_threshold=-math.log(look.plan.judge.alpha_rollback),
         log_e_sample_ratio=evidence.log_e_sample_ratio,
         cross_exposure=cross_exposure(moments.users_A, moments.cross_exposed_users),
-        psi=psi,
+        psi=next((finding.effect for finding in evidence.findings if finding.metric == PSI), None),
         users_stable=int(moments.users_A[0]),
         users_candidate=int(moments.users_A[1]),
         window_start_ms=stage.started_at_ms if moments.newest_event_ms is not None else None,

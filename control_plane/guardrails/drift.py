@@ -49,8 +49,9 @@ def drift_findings(look: Look) -> tuple[Finding, ...]:
     None where it only wants to be told.
     """
     pairs = int(look.moments.pairs_GKP[0, :, PairMeasure.PAIRS].sum())
-    gap = _gap(look)
-    found = _empty() if gap else tuple(_estimates(look))
+    buckets, wanted = _buckets(look.moments.score_bins_GAKB[0]), look.plan.judge.min_buckets
+    gap = "" if buckets >= wanted else f"users in {buckets} of {wanted} buckets"
+    found = _empty() if gap else tuple(_estimates(look, buckets))
     widths = _half_widths(look, found)
     return tuple(_finding(look, one, width, gap, pairs) for one, width in zip(found, widths, strict=True))
 
@@ -86,12 +87,6 @@ class _Estimate:
     degrees: float = 1.0
 
 
-def _gap(look: Look) -> str:
-    """Whatever all measures need."""
-    buckets, wanted = _buckets(look.moments.score_bins_GAKB[0]), look.plan.judge.min_buckets
-    return "" if buckets >= wanted else f"users in {buckets} of {wanted} buckets"
-
-
 def _buckets(score_bins_AKB: IntArray) -> int:
     return int((score_bins_AKB.sum(axis=2) > 0).all(axis=0).sum())
 
@@ -100,10 +95,9 @@ def _empty() -> tuple[_Estimate, ...]:
     return tuple(_Estimate(metric=metric) for metric in TAU_OF)
 
 
-def _estimates(look: Look) -> Iterator[_Estimate]:
+def _estimates(look: Look, buckets: int) -> Iterator[_Estimate]:
     """In the order of `TAU_OF`."""
-    bins_AKB = look.moments.score_bins_GAKB[0]
-    distances, degrees = score_distances(bins_AKB), _buckets(bins_AKB) - 1.0
+    distances, degrees = score_distances(look.moments.score_bins_GAKB[0]), buckets - 1.0
     for metric, distance in (
         (PSI, distances.psi),
         (JENSEN_SHANNON, distances.js),

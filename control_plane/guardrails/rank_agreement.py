@@ -1,7 +1,7 @@
 """Whether two versions put the same impressions in the same order, from the joint table of their scores' bins.
 
-Letters of the shapes: C coarse user buckets, B score bins that hold anything (stable's, then the candidate's),
-J = C + 1 leave-one-out replicates.
+Letters of the shapes: C coarse user buckets, B score bins from the first to the last that holds anything (stable's,
+then the candidate's), J = C + 1 leave-one-out replicates.
 """
 
 import math
@@ -35,9 +35,10 @@ def rank_agreement(score_pairs_CBB: NDArray[np.signedinteger]) -> RankAgreement:
     rows, columns = np.flatnonzero(whole_BB.sum(axis=1)), np.flatnonzero(whole_BB.sum(axis=0))
     if not rows.size:
         return RankAgreement(tau_b=math.nan, se=math.inf, buckets=0)
-    table_BCB = score_pairs_CBB[:, rows[:, None], columns].swapaxes(0, 1).astype(np.float64)
+    occupied = score_pairs_CBB[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    table_BCB = occupied.swapaxes(0, 1).astype(np.float64, order="C")
     total_BB = table_BCB.sum(axis=1)
-    order_BB = _signs(len(rows)) @ total_BB @ _signs(len(columns)).T
+    order_BB = _signs(total_BB.shape[0]) @ total_BB @ _signs(total_BB.shape[1]).T
     without_C = _surplus(table_BCB) - np.einsum("icj,ij->c", table_BCB, order_BB)
     surplus_J = (total_BB * order_BB).sum() / 2 + np.concatenate([[0.0], without_C])
     stable_BC, candidate_BC = table_BCB.sum(axis=2), table_BCB.sum(axis=0).T

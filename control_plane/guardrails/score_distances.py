@@ -56,9 +56,9 @@ def score_distances(score_bins_AKB: IntArray) -> ScoreDistances:
     Source:
         Shao & Tu, The Jackknife and Bootstrap, 1995, sections 1.3 and 3.1.
     """
-    has_data_K = np.asarray((score_bins_AKB.sum(axis=2) > 0).all(axis=0))
-    occupied_B = np.flatnonzero(score_bins_AKB.any(axis=(0, 1)))
+    occupied_B = np.flatnonzero(score_bins_AKB.sum(axis=(0, 1)))
     count_ABK = np.moveaxis(score_bins_AKB[:, :, occupied_B], 1, 2).astype(np.int64)
+    has_data_K = np.asarray((count_ABK.sum(axis=1) > 0).all(axis=0))
     gap_B = np.diff(occupied_B, append=occupied_B[-1:]) * SCORE_BIN_LOGIT_WIDTH
     count_ABJ = leave_one_out(count_ABK)
     share_ABJ = count_ABJ / count_ABJ.sum(axis=1, keepdims=True)

@@ -69,16 +69,6 @@ def drift_alarm(look: Look, findings: Sequence[Finding] | None = None) -> str | 
     return "; ".join(told_wording.beyond_limit(finding, look.moments.surface) for _, finding in surest_first)
 
 
-def population_stability(score_bins_AKB: IntArray, *, alpha: float, min_buckets: int) -> tuple[float, float] | None:
-    """PSI of candidate against stable and the lower end of its always-valid interval; None on too few users."""
-    buckets = _buckets(score_bins_AKB)
-    if buckets < min_buckets:
-        return None
-    psi = score_distances(score_bins_AKB).psi
-    width = half_width(np.array([psi.se]), np.array([buckets - 1.0]), alpha=alpha)
-    return psi.value, psi.value - float(width[0])
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Estimate:
     metric: str
@@ -110,13 +100,15 @@ def _estimates(look: Look, buckets: int) -> Iterator[_Estimate]:
         yield _Estimate(metric=RANK_AGREEMENT, value=ranks.tau_b, se=ranks.se, degrees=ranks.buckets - 1.0)
     else:
         yield _Estimate(metric=RANK_AGREEMENT)
-    yield _mean_log_ratio(look.moments.pairs_GKP[0])
+    yield _mean_log_ratio(look.moments.pairs_GKP[0], look.plan.judge.min_buckets)
 
 
-def _mean_log_ratio(pairs_KP: IntArray) -> _Estimate:
+def _mean_log_ratio(pairs_KP: IntArray, min_buckets: int) -> _Estimate:
+    has_data_K = pairs_KP[:, PairMeasure.PAIRS] > 0
+    if has_data_K.sum() < min_buckets:
+        return _Estimate(metric=MEAN_LOG_RATIO)
     count_J, sum_J = leave_one_out(pairs_KP[:, [PairMeasure.PAIRS, PairMeasure.LOG_RATIO]].T)
     mean_J = divide(sum_J, count_J) / FIXED_POINT
-    has_data_K = pairs_KP[:, PairMeasure.PAIRS] > 0
     se = float(jackknife_se(mean_J[None], has_data_K[None])[0])
     return _Estimate(metric=MEAN_LOG_RATIO, value=float(mean_J[0]), se=se, degrees=float(has_data_K.sum()) - 1.0)
 

@@ -55,17 +55,17 @@ FULL = Effort(
     many_users=10_000_000,
 )
 QUICK = Effort(
-    false_alarm=100,
-    scenario=25,
-    family=25,
-    delay=25,
+    false_alarm=80,
+    scenario=20,
+    family=20,
+    delay=20,
     calibration=100,
     calibration_delay=50,
-    ramp=60,
+    ramp=40,
     split=2_000,
     split_search=500,
     rounds=10,
-    many_users=100_000,
+    many_users=50_000,
 )
 BARS: dict[str, Callable[[Effort], Measured]] = {
     "1": lambda effort: false_alarms.measure(runs=effort.false_alarm, scenario_runs=effort.scenario, looks=LOOKS),

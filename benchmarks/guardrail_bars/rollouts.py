@@ -30,9 +30,9 @@ DAYS = 14
 RAMP_BP = (100,) * 3 + (500,) * 2 + (1_000,) * 4 + (2_500,) * 3 + (5_000,) * 2  # by day
 FIRST_DAY = 20_003  # a Monday
 VIEW_TYPES, FEW_VIEW_TYPES = 8, 2  # with the whole surface and 4 metrics 36 hypotheses, or 12
-USERS, FEW_USERS, MANY_USERS = 200_000, 10_000, 10_000_000
+USERS, FEW_USERS, MANY_USERS = 100_000, 10_000, 10_000_000
 ROLLOUTS, SURFACES = 1_000, 3
-DISTINCT = 12  # moments that all those rollouts share, copied for each
+DISTINCT = 4  # moments that all those rollouts share, copied for each
 SWEEP_LIMIT_MS, STATE_LIMIT_MB, ROLLOUTS_LIMIT_S, ROLLOUTS_LIMIT_MB = 40.0, 5.0, 5.0, 300.0
 
 

@@ -155,13 +155,13 @@ def _deciles(look: Look) -> list[tuple[int, str]]:
     stable_B = look.moments.score_bins_GAKB[0, Arm.STABLE].sum(axis=0)
     if not stable_B.any():
         stable_B = look.moments.reliability_GACBR[0, Arm.STABLE, :, :, ReliabilityMeasure.IMPRESSIONS].sum(axis=0)
-    starts, tenths = starts_of_tenths(stable_B)
-    last = int(np.flatnonzero(stable_B).max(initial=-1))
-    found = [(int(start), int(tenth)) for start, tenth in zip(starts, tenths, strict=True) if start <= last]
-    ends = [*found[1:], (None, NUM_GROUPS)] if found else []
+    if not stable_B.any():
+        return []
+    starts, tenths = (found.tolist() for found in starts_of_tenths(stable_B))
+    ends = [*zip(starts[1:], tenths[1:], strict=True), (None, NUM_GROUPS)]
     return [
         (start, _decile_name(tenth, next_tenth, start, end))
-        for (start, tenth), (end, next_tenth) in zip(found, ends, strict=True)
+        for start, tenth, (end, next_tenth) in zip(starts, tenths, ends, strict=True)
     ]
 
 

@@ -76,11 +76,14 @@ def score_distances(score_bins_AKB: IntArray) -> ScoreDistances:
 def starts_of_tenths(stable_B: IntArray) -> tuple[IntArray, IntArray]:
     """Where neighbouring bins begin that share a tenth of stable's scores, and which tenth, from 0.
 
-    A tenth that one bin overfills stays one group with those that follow it.
+    A tenth that one bin overfills stays one group with those that follow it. The outer groups are open: scores
+    beyond all of stable's belong to them.
     """
     below_B = np.cumsum(stable_B) - stable_B
-    tenth_B = np.minimum(below_B * NUM_GROUPS // max(1, int(stable_B.sum())), NUM_GROUPS - 1)
-    starts = np.flatnonzero(np.diff(tenth_B, prepend=-1))
+    total = int(stable_B.sum())
+    tenth_B = below_B * NUM_GROUPS // max(1, total)
+    highest = tenth_B[below_B < total].max(initial=0)
+    starts = np.flatnonzero(np.diff(np.minimum(tenth_B, highest), prepend=-1))
     return starts, tenth_B[starts]
 
 

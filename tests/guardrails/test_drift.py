@@ -55,6 +55,16 @@ def test_few_users_who_differ_are_not_taken_for_drift() -> None:
     assert (psi_of(moments).lower or 0.0) < 0.25
 
 
+def test_a_few_scores_beyond_all_of_stable_s_are_no_group_of_their_own() -> None:
+    """One in a hundred lies a bin higher than stable ever scores: of that tenth it is a tenth."""
+    moments = empty_moments(view_types=())
+    stable_KB, candidate_KB = moments.score_bins_GAKB[0]
+    stable_KB[:, 10:15] = candidate_KB[:, 10:15] = 20
+    candidate_KB[:, 14], candidate_KB[:, 15] = 19, 1
+
+    assert psi_of(moments).effect == pytest.approx(0.0, abs=1e-9)
+
+
 def test_pairs_without_a_joint_table_or_ratios_leave_those_measures_without_an_estimate() -> None:
     moments = empty_moments()
     moments.score_bins_GAKB[0, :, :, 10:14] = 5

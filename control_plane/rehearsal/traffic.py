@@ -1,274 +1,228 @@
-"""Simulated traffic with a known truth: users who come back, differ and prefer weekends, in the judge's own sums.
+"""Simulated traffic with a known truth, in the judge's own sums: what a plan is rehearsed on.
 
-Labels come at once: attribution windows and reporting delays are left out.
-Letters of the shapes: U users, V view types, others as in `domain.moments`.
+Users come back at their own pace and like ads to a different degree; new ones enter; weekends are busier and click
+less; labels come late and count only within the plan's attribution windows; novelty wears off for each user from the
+day they were given the candidate. Scores know the user's taste, the weekend and (unless an effect is unforeseen) what
+the candidate does to CTR: the stable model is perfectly calibrated to labels that come in time.
+
+Letters: V view types, W waves, K buckets, J types of user (a taste with a score error); others as in `domain.moments`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from control_plane.domain.model_version import Surface, VersionId
-from control_plane.domain.moments import (
-    FIXED_POINT,
-    NUM_COARSE_BUCKETS,
-    NUM_COUNTS,
-    NUM_SCORE_BINS,
-    SCORE_BIN_LOGIT_MIN,
-    SCORE_BIN_LOGIT_WIDTH,
-    WHOLE_SURFACE,
-    Measure,
-    Moments,
-    PairMeasure,
-    ReliabilityMeasure,
-    Stratum,
-)
-from control_plane.domain.split import FULL_TRAFFIC_BP, NUM_BUCKETS, Arm, bucket_of, slot_of
+from control_plane.domain.events import Label
+from control_plane.domain.moments import NUMERATOR_OF, Measure, Moments, Stratum
+from control_plane.domain.plan import DAY, RolloutPlan
+from control_plane.domain.split import FULL_TRAFFIC_BP, NUM_BUCKETS, Arm
+from control_plane.rehearsal.audience import DAY_MS, Audience, Calendar, Effects, Faults
+from control_plane.rehearsal.crowd import Crowd, Met, gamma
+from control_plane.rehearsal.ledger import Cohort, Ledger, Pairs
+from control_plane.rehearsal.losses import Losses
+from control_plane.rehearsal.scores import fixed, pairs_of, reliability
+from control_plane.rehearsal.truth import Tastes, Truth
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-DAY_MS = 86_400_000
-STABLE, CANDIDATE = VersionId("5" * 16), VersionId("c" * 16)
-SCORE_CLIP = 1e-7  # as the event log clips scores before it takes their logarithm
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audience:
-    """Who looks, how often, and how they act under stable."""
-
-    users: int = 20_000
-    impressions_per_day: float = 3.0  # of a mean user
-    activity_spread: float = 1.0  # coefficient of variation between users, as are the other spreads
-    ctr: float = 0.05
-    ctr_spread: float = 0.5
-    view_types: Mapping[str, float] = field(default_factory=lambda: {"grid": 0.6, "closeup": 0.3, "story": 0.1})
-    weekend_factor: float = 1.25
-    good_click_share: float = 0.5  # of clicks
-    hide_rate: float = 0.004
-    revenue_per_click: float = 0.5
-    revenue_spread: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effects:
-    """What the candidate truly does, relative to stable; 0 everywhere is an equal candidate."""
-
-    ctr: float = 0.0
-    good_click_rate: float = 0.0  # beyond what follows from clicks
-    hide_rate: float = 0.0
-    revenue_per_click: float = 0.0
-    prediction: float = 0.0  # scores beyond the truth: 0.13 predicts 13 % too many clicks
-    score_noise: float = 0.0  # standard deviation of what its scores' logarithm has lost of the truth
+SPARE_DAYS = 45  # of calendar beyond the plan's longest duration
 
 
 class Traffic:
-    """A surface under simulation: serve periods under weights, read the moments at any time."""
+    """A surface under simulation: serve periods under weights, read the moments at any time.
 
-    def __init__(self, audience: Audience, effects: Effects, *, seed: int, started_at_ms: int) -> None:
-        self.audience, self.effects = audience, effects
-        self.started_at_ms = self.now_ms = started_at_ms
+    A period is cut where the day changes and where a label's window ends with the period, so that each piece matures
+    as a whole; with periods of equal length labels mature at the very look at which they do in the log.
+    """
+
+    def __init__(
+        self,
+        plan: RolloutPlan,
+        audience: Audience,
+        effects: Effects,
+        faults: Faults | None = None,
+        *,
+        seed: int | np.random.SeedSequence,
+        started_at_ms: int,
+    ) -> None:
+        self.audience, self.effects, self.faults = audience, effects, faults or Faults()
+        self.now_ms = self._started_at_ms = started_at_ms
+        self.losses = Losses()
+        self._windows_ms = plan.windows_ms()
+        self._in_time = audience.in_time(self._windows_ms)
+        self._cap = plan.revenue_cap
         self._rng = np.random.default_rng(seed)
-        self._draw_users()
-        segments, arms = 1 + len(audience.view_types), len(Arm)
-        self._sums: dict[Stratum, IntArray] = {}
-        self._first: dict[Stratum, IntArray] = {}
-        self._pairs_GKP = np.zeros((segments, NUM_BUCKETS, len(PairMeasure)), dtype=np.int64)
-        self._bins_GAKB = np.zeros((segments, arms, NUM_BUCKETS, NUM_SCORE_BINS), dtype=np.int32)
-        self._reliability_GACBR = np.zeros(
-            (segments, arms, NUM_COARSE_BUCKETS, NUM_SCORE_BINS, len(ReliabilityMeasure)), dtype=np.int64
+        days = round(plan.max_total_seconds / DAY) + SPARE_DAYS
+        self._calendar = Calendar(audience, self.faults, started_at_ms=started_at_ms, days=days)
+        self._share_V = np.array(list(audience.view_types.values()), dtype=np.float64)
+        self._share_V /= self._share_V.sum()
+        self._tastes = Tastes.drawn(audience, has_errors=any(effects.noises))
+        self._crowd = Crowd(
+            self._rng,
+            audience,
+            self.faults,
+            days=days,
+            type_share_J=self._tastes.share_J,
+            has_waves=effects.has_novelty,
         )
-        self._seen_UA = np.zeros((audience.users, arms), dtype=np.bool_)
-        self._newest_ms: int | None = None
-        self._candidate_newest_ms: int | None = None
+        self._ledger = Ledger(tuple(audience.view_types), self._windows_ms)
+        self._candidate_bp = 0
+        self._before = self._serve_before(plan) if plan.judge.pre_period_days else None
 
     def serve(self, *, until_ms: int, generation: int, candidate_bp: int, shadow_bp: int = 0) -> None:
         """Let users come from now until `until_ms`; a period over midnight falls into two strata."""
-        while self.now_ms < until_ms:
-            day = self.now_ms // DAY_MS
-            end_ms = min(until_ms, (day + 1) * DAY_MS)
-            stratum = Stratum(day=day, generation=generation, candidate_bp=candidate_bp)
-            days = (end_ms - self.now_ms) / DAY_MS
+        if candidate_bp != self._candidate_bp:
+            self._crowd.assign(candidate_bp, clock=float(self._calendar.at(self.now_ms)), at_ms=self.now_ms)
+            self._candidate_bp = candidate_bp
+        for end_ms in self._ends(until_ms):
+            stratum = Stratum(day=self.now_ms // DAY_MS, generation=generation, candidate_bp=candidate_bp)
+            self._serve_piece(stratum, end_ms, shadow_bp / FULL_TRAFFIC_BP)
             self.now_ms = end_ms
-            self._serve_within_day(stratum, days, shadow_bp / FULL_TRAFFIC_BP)
 
     def moments(self) -> Moments:
-        strata = tuple(sorted(self._sums))
-        segments, arms = len(self._pairs_GKP), len(Arm)
-        empty = np.zeros((segments, 0, arms, NUM_BUCKETS, len(Measure)), dtype=np.int64)
-        sums_GSAKM = np.stack([self._sums[stratum] for stratum in strata], axis=1) if strata else empty
-        sums_MGSAK = np.moveaxis(sums_GSAKM, -1, 0)
-        return Moments(
-            surface=Surface("rehearsal"),
-            stable=STABLE,
-            candidate=CANDIDATE,
-            segments=(WHOLE_SURFACE, *self.audience.view_types),
-            strata=strata,
-            counts_MGSAK=np.ascontiguousarray(sums_MGSAK[:NUM_COUNTS], dtype=np.int32),
-            values_MGSAK=np.ascontiguousarray(sums_MGSAK[NUM_COUNTS:]),
-            pairs_GKP=self._pairs_GKP.copy(),
-            score_bins_GAKB=self._bins_GAKB.copy(),
-            score_pairs_CBB=np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32),
-            reliability_GACBR=self._reliability_GACBR.copy(),
-            shadow_reliability_GACBR=self._reliability_GACBR.copy(),
-            first_exposures_SA=np.array([self._first[s] for s in strata], dtype=np.int64).reshape(-1, arms),
-            users_A=(int(self._seen_UA[:, 0].sum()), int(self._seen_UA[:, 1].sum())),
-            cross_exposed_users=0,
-            as_of_ms=self.now_ms,
-            newest_event_ms=self._newest_ms,
-            candidate_newest_ms=self._candidate_newest_ms,
-        )
+        before_MGAK = None
+        if self._before is not None:
+            before_MGAK = self._before.by_arm(self._candidate_bp)
+        return self._ledger.moments(as_of_ms=self.now_ms, users_A=self._crowd.users_A, before_MGAK=before_MGAK)
 
-    def _draw_users(self) -> None:
-        audience, effects, rng = self.audience, self.effects, self._rng
-        keys = rng.integers(0, 2**64, size=audience.users, dtype=np.uint64)
-        self._bucket_U = bucket_of(keys).astype(np.int64)
-        self._slot_U = slot_of(keys, f"rehearsal/{int(rng.integers(2**32))}").astype(np.int64)
-        share_V = np.array(list(audience.view_types.values()), dtype=np.float64)
-        activity_U = _gamma(rng, audience.activity_spread, audience.users) * audience.impressions_per_day
-        self._pace_UV = activity_U[:, None] * share_V / share_V.sum()
-        taste_U = _gamma(rng, audience.ctr_spread, audience.users)
-        ceiling = 0.9 / max(1.0 + effects.ctr, 1.0)
-        self._ctr_UV = np.minimum(taste_U[:, None] * audience.ctr, ceiling) * np.ones(share_V.size)
-        noise_UV = rng.normal(size=self._ctr_UV.shape) * effects.score_noise
-        blur_UV = np.exp(noise_UV - effects.score_noise**2 / 2) * (1 + effects.prediction)
-        self._score_UVA = np.clip(
-            np.stack([self._ctr_UV, self._ctr_UV * (1 + effects.ctr) * blur_UV], axis=-1), SCORE_CLIP, 1 - SCORE_CLIP
-        )
-        self._shadow_score_UV = np.clip(self._ctr_UV * blur_UV, SCORE_CLIP, 1 - SCORE_CLIP)
+    def served(self, arm: Arm) -> int:
+        """Impressions so far."""
+        return self._ledger.impressions(arm)
 
-    def _serve_within_day(self, stratum: Stratum, days: float, shadow_share: float) -> None:
-        is_weekend = (stratum.day + 3) % 7 >= 5  # day 0 was a Thursday
-        pace_UV = self._pace_UV * days * (self.audience.weekend_factor if is_weekend else 1.0)
-        impressions_UV = self._rng.poisson(pace_UV)
-        arm_U = (self._slot_U < stratum.candidate_bp).astype(np.int64)
-        user_C, view_C = np.nonzero(impressions_UV)
-        cells = _Cells(
-            impressions_C=impressions_UV[user_C, view_C].astype(np.int64),
-            user_C=user_C,
-            view_C=view_C,
-            arm_C=arm_U[user_C],
-            bucket_C=self._bucket_U[user_C],
-        )
-        if not user_C.size:
+    def shadowed(self) -> int:
+        """Impressions that the candidate scored in the shadow so far."""
+        return self._ledger.pairs()
+
+    def _ends(self, until_ms: int) -> list[int]:
+        gap = until_ms - self.now_ms
+        if gap <= 0:
+            return []
+        ends = {until_ms - window % gap for window in self._windows_ms.values()} | {until_ms}
+        ends |= set(self._calendar.edges_between(self.now_ms, until_ms))
+        return sorted(end for end in ends if end > self.now_ms)
+
+    def _serve_piece(self, stratum: Stratum, end_ms: int, shadow_share: float) -> None:
+        start, end = (float(clock) for clock in self._calendar.at(np.array([self.now_ms, end_ms], dtype=np.float64)))
+        if start == end:
             return
-        clicks_C = self._expose(stratum, cells)
-        self._remember(stratum, np.unique(user_C), arm_U)
-        if shadow_share:
-            self._shadow(cells, clicks_C, shadow_share)
-
-    def _expose(self, stratum: Stratum, cells: "_Cells") -> IntArray:
-        audience, effects, rng = self.audience, self.effects, self._rng
-        is_candidate_C = cells.arm_C == Arm.CANDIDATE
-        impressions_C = cells.impressions_C
-        lift_C = np.where(is_candidate_C, 1 + effects.ctr, 1.0)
-        clicks_C = rng.binomial(impressions_C, self._ctr_UV[cells.user_C, cells.view_C] * lift_C)
-        good_C = rng.binomial(
-            clicks_C,
-            np.minimum(audience.good_click_share * np.where(is_candidate_C, 1 + effects.good_click_rate, 1), 1),
+        at_ms = (self.now_ms + end_ms) // 2
+        truth = Truth.of(
+            self._tastes, self.audience, self.effects, self._in_time, joined_ms=self._crowd.joined_ms, at_ms=at_ms
         )
-        hides_C = rng.binomial(impressions_C, audience.hide_rate * np.where(is_candidate_C, 1 + effects.hide_rate, 1))
-        price_C = _gamma(rng, audience.revenue_spread, clicks_C.size) * audience.revenue_per_click
-        revenue_C = price_C * clicks_C * np.where(is_candidate_C, 1 + effects.revenue_per_click, 1.0)
-        score_C = self._score_UVA[cells.user_C, cells.view_C, cells.arm_C]
-        columns = {
-            Measure.IMPRESSIONS: impressions_C,
-            Measure.MATURED_CLICK: impressions_C,
-            Measure.CLICK: clicks_C,
-            Measure.MATURED_GOOD_CLICK: impressions_C,
-            Measure.GOOD_CLICK: good_C,
-            Measure.MATURED_HIDE: impressions_C,
-            Measure.HIDE: hides_C,
-            Measure.MATURED_REVENUE: impressions_C,
-            Measure.REVENUE: _fixed(revenue_C),
-            Measure.SCORE: _fixed(score_C) * impressions_C,
-        }
-        segments, arms = len(self._pairs_GKP), len(Arm)
-        found = self._sums.setdefault(stratum, np.zeros((segments, arms, NUM_BUCKETS, len(Measure)), dtype=np.int64))
-        for measure, column_C in columns.items():
-            found[1:, :, :, measure] += cells.summed(column_C, segments - 1)
-        found[0] = found[1:].sum(axis=0)
-        return np.asarray(clicks_C, dtype=np.int64)
+        met = self._crowd.meet(start, end)
+        shown_VWKJ, clicks_VWKJ = self._impressions(met, truth)
+        if not shown_VWKJ.any():
+            return
+        cohort = self._cohort(stratum, end_ms, truth, shown_VWKJ, clicks_VWKJ)
+        if shadow_share:
+            pairs = self._pairs(truth, shown_VWKJ[:, 0], clicks_VWKJ[:, 0], shadow_share)
+            cohort = replace(cohort, pairs=pairs)
+        self._account(truth, shown_VWKJ.sum(axis=2))
+        self._ledger.add(cohort, first_A=met.first_A)
 
-    def _remember(self, stratum: Stratum, user_N: IntArray, arm_U: IntArray) -> None:
-        is_new_N = ~self._seen_UA[user_N].any(axis=1)
-        first_A = self._first.setdefault(stratum, np.zeros(len(Arm), dtype=np.int64))
-        first_A += np.bincount(arm_U[user_N[is_new_N]], minlength=len(Arm))
-        self._seen_UA[user_N, arm_U[user_N]] = True
-        self._newest_ms = self.now_ms - 1
-        if (arm_U[user_N] == Arm.CANDIDATE).any():
-            self._candidate_newest_ms = self.now_ms - 1
+    def _account(self, truth: Truth, shown_VWJ: IntArray) -> None:
+        candidate_VWJ = shown_VWJ[:, 1:]
+        failed = self.faults.error_rate * float(candidate_VWJ.sum())
+        is_worse = truth.is_worse_VWJ[:, 1:]
+        self.losses.add(
+            lost={name: float((loss[:, 1:] * candidate_VWJ).sum()) for name, loss in truth.lost.items()},
+            at_stable={name: float((rate * shown_VWJ).sum()) for name, rate in truth.at_stable.items()},
+            harmed=max(failed, float(candidate_VWJ[np.broadcast_to(is_worse, candidate_VWJ.shape)].sum())),
+        )
 
-    def _shadow(self, cells: "_Cells", clicks_C: IntArray, share: float) -> None:
-        """The shadow scores whole requests, so a user's impressions of one period are all paired or none."""
-        is_paired_C = (self._rng.random(clicks_C.size) < share) & (cells.arm_C == Arm.STABLE)
-        impressions_C, clicks_C = cells.impressions_C * is_paired_C, clicks_C * is_paired_C
-        stable_C = self._score_UVA[cells.user_C, cells.view_C, Arm.STABLE]
-        candidate_C = self._shadow_score_UV[cells.user_C, cells.view_C]
-        columns = {
-            PairMeasure.PAIRS: impressions_C,
-            PairMeasure.MATURED: impressions_C,
-            PairMeasure.CLICK: clicks_C,
-            PairMeasure.SCORE_STABLE: _fixed(stable_C) * impressions_C,
-            PairMeasure.SCORE_CANDIDATE: _fixed(candidate_C) * impressions_C,
-            PairMeasure.LOG_LOSS_STABLE: _log_loss(stable_C, clicks_C, impressions_C),
-            PairMeasure.LOG_LOSS_CANDIDATE: _log_loss(candidate_C, clicks_C, impressions_C),
-            PairMeasure.BRIER_STABLE: _brier(stable_C, clicks_C, impressions_C),
-            PairMeasure.BRIER_CANDIDATE: _brier(candidate_C, clicks_C, impressions_C),
-            PairMeasure.LOG_RATIO: _fixed(np.log(candidate_C / stable_C)) * impressions_C,
+    def _impressions(self, met: Met, truth: Truth) -> tuple[IntArray, IntArray]:
+        """Impressions, and clicks in time on them, by view type and cell."""
+        shape = (self._share_V.size, *met.rate_WKJ.shape)
+        clicks, others = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        wave_N, bucket_N, type_N = np.nonzero(met.rate_WKJ)
+        rate_VN = met.rate_WKJ[wave_N, bucket_N, type_N] * self._share_V[:, None]
+        chance_VN = truth.click_VWJ[:, wave_N, type_N]
+        clicks[:, wave_N, bucket_N, type_N] = self._rng.poisson(rate_VN * chance_VN)
+        others[:, wave_N, bucket_N, type_N] = self._rng.poisson(rate_VN * (1 - chance_VN))
+        view_F = self._rng.choice(self._share_V.size, p=self._share_V, size=met.cell_F.size)
+        wave_F, bucket_F, type_F = np.unravel_index(met.cell_F, met.rate_WKJ.shape)
+        is_click_F = self._rng.random(view_F.size) < truth.click_VWJ[view_F, wave_F, type_F]
+        np.add.at(clicks, (view_F, wave_F, bucket_F, type_F), is_click_F)
+        np.add.at(others, (view_F, wave_F, bucket_F, type_F), ~is_click_F)
+        return clicks + others, clicks
+
+    def _cohort(
+        self, stratum: Stratum, end_ms: int, truth: Truth, shown_VWKJ: IntArray, clicks_VWKJ: IntArray
+    ) -> Cohort:
+        shown_VAK, clicks_VAK = _by_arm(shown_VWKJ.sum(axis=-1)), _by_arm(clicks_VWKJ.sum(axis=-1))
+        score_VWKJ = shown_VWKJ * fixed(truth.score_VWJ)[:, :, None]
+        arm_W = np.minimum(np.arange(shown_VWKJ.shape[1]), 1)
+        return Cohort(
+            stratum=stratum,
+            end_ms=end_ms,
+            impressions_VAK=shown_VAK,
+            labels_VAK=self._labels(shown_VAK, clicks_VAK, truth),
+            score_VAK=_by_arm(score_VWKJ.sum(axis=-1)),
+            reliability_VACBR=reliability(shown_VWKJ, clicks_VWKJ, truth.score_VWJ, arm_W),
+        )
+
+    def _labels(self, shown_VAK: IntArray, clicks_VAK: IntArray, truth: Truth) -> dict[Label, IntArray]:
+        return {
+            Label.CLICK: clicks_VAK,
+            Label.GOOD_CLICK: self._rng.binomial(clicks_VAK, truth.good_VA1),
+            Label.HIDE: self._rng.binomial(shown_VAK, truth.hide_VA1),
+            Label.REVENUE: self._revenue(clicks_VAK, truth),
         }
-        views = len(self._pairs_GKP) - 1
-        for measure, column_C in columns.items():
-            self._pairs_GKP[1:, :, measure] += cells.summed(column_C, views)[:, Arm.STABLE]
-        self._pairs_GKP[0] = self._pairs_GKP[1:].sum(axis=0)
-        for arm, score_C in ((Arm.STABLE, stable_C), (Arm.CANDIDATE, candidate_C)):
-            cell = (cells.view_C, cells.bucket_C, _bin_of(score_C))
-            np.add.at(self._bins_GAKB[1:, arm], cell, impressions_C)
-        self._bins_GAKB[0] = self._bins_GAKB[1:].sum(axis=0)
-        if is_paired_C.any():
-            self._candidate_newest_ms = self.now_ms - 1
+
+    def _revenue(self, clicks_VAK: IntArray, truth: Truth) -> IntArray:
+        """One price a click, each rounded and winsorised on its own, as the log does it."""
+        paid_VAK = self._rng.binomial(clicks_VAK, self._in_time[Label.REVENUE])
+        cell_N = np.repeat(np.arange(paid_VAK.size), paid_VAK.ravel())
+        factor_N = np.broadcast_to(truth.price_VA1, paid_VAK.shape).ravel()[cell_N]
+        price_N = gamma(self._rng, self.audience.revenue_spread, cell_N.size) * factor_N
+        value_N = fixed(np.minimum(price_N, self._cap)).astype(np.float64)
+        return np.rint(np.bincount(cell_N, value_N, paid_VAK.size)).astype(np.int64).reshape(paid_VAK.shape)
+
+    def _pairs(self, truth: Truth, shown_VKJ: IntArray, clicks_VKJ: IntArray, share: float) -> Pairs:
+        if share < 1:
+            others_VKJ = self._rng.binomial(shown_VKJ - clicks_VKJ, share)
+            clicks_VKJ = self._rng.binomial(clicks_VKJ, share)
+            shown_VKJ = clicks_VKJ + others_VKJ
+        return pairs_of(truth.score_VWJ[:, 0], truth.shadow_score_VJ, shown_VKJ, clicks_VKJ)
+
+    def _serve_before(self, plan: RolloutPlan) -> "_Before":
+        """The days before the start, when stable served everyone, kept by the slots that the steps will move."""
+        edges = np.array([0, *(step.share_bp for step in plan.steps)])
+        crowd, slices = self._crowd, len(edges) - 1
+        is_there = crowd.entry_U == 0
+        slice_U = np.searchsorted(edges, crowd.slot_U[is_there], side="right") - 1
+        cell_U = (slice_U * NUM_BUCKETS + crowd.bucket_U[is_there]) * crowd.num_types + crowd.type_U[is_there]
+        shape = (slices, NUM_BUCKETS, crowd.num_types)
+        rate = np.bincount(cell_U, crowd.activity_U[is_there] * plan.judge.pre_period_days, int(np.prod(shape)))
+        truth = Truth.of(
+            self._tastes, self.audience, Effects(), self._in_time, joined_ms=[0] * slices, at_ms=self._started_at_ms
+        )
+        nobody = np.zeros(0, dtype=np.int64)
+        met = Met(
+            rate_WKJ=rate.astype(np.float64).reshape(shape), cell_F=nobody, first_A=np.zeros(len(Arm), dtype=np.int64)
+        )
+        shown_VIKJ, clicks_VIKJ = self._impressions(met, truth)
+        shown_VIK = shown_VIKJ.sum(axis=-1)
+        labels = self._labels(shown_VIK, clicks_VIKJ.sum(axis=-1), truth.of_stable_alone())
+        columns = dict.fromkeys(Measure, shown_VIK) | {NUMERATOR_OF[label]: found for label, found in labels.items()}
+        columns[Measure.SCORE] = (shown_VIKJ * fixed(truth.score_VWJ)[:, :, None]).sum(axis=-1)
+        return _Before(edges_bp=edges, sums_MVIK=np.stack([columns[measure] for measure in Measure]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Cells:
-    """C pairs of a user and a view type that met in one period."""
+class _Before:
+    """Sums of the pre-period by slices of slots (I), whose edges are the plan's steps."""
 
-    impressions_C: IntArray
-    user_C: IntArray
-    view_C: IntArray
-    arm_C: IntArray
-    bucket_C: IntArray
+    edges_bp: IntArray
+    sums_MVIK: IntArray
 
-    def summed(self, column_C: IntArray, views: int) -> IntArray:
-        """Sums by view type, arm and bucket; exact, for they stay below 2^53 in one period."""
-        index_C = (self.view_C * len(Arm) + self.arm_C) * NUM_BUCKETS + self.bucket_C
-        sums = np.bincount(index_C, weights=column_C.astype(np.float64), minlength=views * len(Arm) * NUM_BUCKETS)
-        return np.rint(sums).astype(np.int64).reshape(views, len(Arm), NUM_BUCKETS)
+    def by_arm(self, candidate_bp: int) -> IntArray:
+        is_candidate_I = self.edges_bp[1:] <= candidate_bp
+        arms = [self.sums_MVIK[:, :, is_arm_I].sum(axis=2) for is_arm_I in (~is_candidate_I, is_candidate_I)]
+        sums_MVAK = np.stack(arms, axis=2)
+        return np.concatenate([sums_MVAK.sum(axis=1, keepdims=True), sums_MVAK], axis=1)
 
 
-def _gamma(rng: np.random.Generator, spread: float, size: int) -> FloatArray:
-    """Positive factors of mean 1 and the given coefficient of variation."""
-    if spread == 0:
-        return np.ones(size)
-    shape = spread**-2
-    return rng.gamma(shape, 1 / shape, size=size)
-
-
-def _fixed(value: FloatArray) -> IntArray:
-    return np.rint(value * FIXED_POINT).astype(np.int64)
-
-
-def _log_loss(score_C: FloatArray, clicks_C: IntArray, impressions_C: IntArray) -> IntArray:
-    return _fixed(-np.log(score_C)) * clicks_C + _fixed(-np.log1p(-score_C)) * (impressions_C - clicks_C)
-
-
-def _brier(score_C: FloatArray, clicks_C: IntArray, impressions_C: IntArray) -> IntArray:
-    return _fixed((1 - score_C) ** 2) * clicks_C + _fixed(score_C**2) * (impressions_C - clicks_C)
-
-
-def _bin_of(score_C: FloatArray) -> IntArray:
-    logit_C = np.log(score_C) - np.log1p(-score_C)
-    bin_C = np.floor((logit_C - SCORE_BIN_LOGIT_MIN) / SCORE_BIN_LOGIT_WIDTH)
-    return np.clip(bin_C, 0, NUM_SCORE_BINS - 1).astype(np.int64)
+def _by_arm(sums_VWK: IntArray) -> IntArray:
+    return np.stack([sums_VWK[:, 0], sums_VWK[:, 1:].sum(axis=1)], axis=1)

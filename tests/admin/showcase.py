@@ -5,29 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
-
 from control_plane.clock import system_clock
 from control_plane.domain.decision import decide
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
-from control_plane.domain.moments import (
-    FIXED_POINT,
-    NUM_SCORE_BINS,
-    SCORE_BIN_LOGIT_MIN,
-    SCORE_BIN_LOGIT_WIDTH,
-    Measure,
-    Moments,
-    ReliabilityMeasure,
-    ServingCounts,
-)
+from control_plane.domain.moments import Moments, ServingCounts
 from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId, stage_of
-from control_plane.domain.split import Arm
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
 from control_plane.registry import leases, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
-from control_plane.rehearsal.traffic import Audience, Effects, Traffic
+from control_plane.rehearsal.audience import Audience, Effects
+from control_plane.rehearsal.traffic import Traffic
 from control_plane.scheduler import tick
 from tests.builders import a_plan
 
@@ -129,7 +118,9 @@ class Showcase:
         with self.sessions.writing() as session:
             rollout = rollouts.create(session, Surface(surface), candidate, a_plan(**PLAN), by="ada", now=self.now)
         started_at_ms = round(self.now.timestamp() * 1_000)
-        self._traffic[rollout.rollout_id] = Traffic(AUDIENCE, effects, seed=seed, started_at_ms=started_at_ms)
+        self._traffic[rollout.rollout_id] = Traffic(
+            a_plan(**PLAN), AUDIENCE, effects, seed=seed, started_at_ms=started_at_ms
+        )
         return rollout.rollout_id
 
     def check(self, rollout_id: RolloutId) -> None:
@@ -199,14 +190,7 @@ class Showcase:
 
     def _moments(self, rollout_id: RolloutId, rollout: Rollout) -> Moments:
         traffic = self._traffic[rollout_id]
-        simulated = traffic.moments()
-        return replace(
-            simulated,
-            surface=rollout.surface,
-            stable=rollout.stable,
-            candidate=rollout.candidate,
-            reliability_GACBR=_reliability(simulated, traffic.effects),
-        )
+        return replace(traffic.moments(), surface=rollout.surface, stable=rollout.stable, candidate=rollout.candidate)
 
 
 def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Scene]:
@@ -226,19 +210,3 @@ def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Sc
     showcase.heartbeat(seen_at=system_clock() + timedelta(days=1))
     showcase.scheduler_ticked()
     return showcase, Scene(ramping=ramping, rolled_back=rolled_back, shadowed=shadowed, now=showcase.now)
-
-
-def _reliability(moments: Moments, effects: Effects) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
-    """Click rates by score bin such as these moments could have: most scores near the mean, fewer far from it."""
-    rng = np.random.default_rng(1)
-    found = np.zeros_like(moments.reliability_GACBR)
-    logit_B = SCORE_BIN_LOGIT_MIN + SCORE_BIN_LOGIT_WIDTH * (np.arange(NUM_SCORE_BINS) + 0.5)
-    score_B = 1 / (1 + np.exp(-logit_B))
-    part_B = np.exp(-0.5 * ((logit_B - np.log(AUDIENCE.ctr)) / 0.6) ** 2)
-    impressions_A = moments.counts_MGSAK[Measure.IMPRESSIONS, 0].sum(axis=(0, 2))
-    for arm, prediction in ((Arm.STABLE, 0.0), (Arm.CANDIDATE, effects.prediction)):
-        impressions_B = rng.poisson(part_B / part_B.sum() * impressions_A[arm])
-        found[0, arm, 0, :, ReliabilityMeasure.IMPRESSIONS] = impressions_B
-        found[0, arm, 0, :, ReliabilityMeasure.SCORE] = np.rint(score_B * impressions_B * FIXED_POINT)
-        found[0, arm, 0, :, ReliabilityMeasure.CLICK] = rng.binomial(impressions_B, score_B / (1 + prediction))
-    return found

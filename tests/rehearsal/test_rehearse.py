@@ -1,94 +1,124 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
-from scipy import stats
 
-from control_plane.domain.plan import RolloutPlan
-from control_plane.rehearsal.rehearse import Rehearsal, proportion, rehearse
-from control_plane.rehearsal.traffic import Audience, Effects
-from tests.builders import a_plan
+from control_plane.rehearsal.audience import Effects
+from control_plane.rehearsal.journal import Journal
+from control_plane.rehearsal.rehearse import rehearse
+from control_plane.rehearsal.run import Ending
+from control_plane.rehearsal.scenarios import Scenario
+from tests.rehearsal.builders import AUDIENCE, EQUAL, a_scenario, a_trial
 
-AUDIENCE = Audience(
-    users=20_000, ctr=0.2, ctr_spread=0.3, impressions_per_day=2.0, view_types={"grid": 0.5, "list": 0.5}
-)
-
-
-def a_quick_plan(**overrides: object) -> RolloutPlan:
-    """Margins that a few days of a small audience can show."""
-    return a_plan(
-        **{
-            "steps": [{"share": "25%", "bake": "6h"}, {"share": "50%", "bake": "6h"}, {"share": "100%", "bake": "6h"}],
-            "guardrails": [{"metric": "ctr", "harm_margin": "3%", "safe_margin": "12%"}],
-            "calibration": {"epsilon": 0.03, "band": 0.2, "view_type_epsilon": 0.08, "view_type_band": 0.3},
-            "judge": {"loss_budget": 0.1},
-            "shadow": {"bake": "6h"},
-            "min_days_before_full": 2,
-            "check_every": "6h",
-            "unwatched": "12h",
-            **overrides,
-        }
-    )
+HARMFUL = a_scenario(Effects(ctr=-0.3), name="harmful")
+CHILD = """
+import sys
+from pathlib import Path
+from control_plane.rehearsal.journal import Journal
+from control_plane.rehearsal.rehearse import rehearse
+from tests.rehearsal.builders import EQUAL, a_trial
+if __name__ == "__main__":
+    trial = a_trial()
+    with Journal(Path(sys.argv[1]), trial.identity()) as journal:
+        rehearse(trial, [EQUAL], runs=40, jobs=2, journal=journal)
+"""
 
 
-def rehearsed(effects: Effects, *, runs: int = 3, seed: int = 1) -> Rehearsal:
-    return rehearse(a_quick_plan(), audience=AUDIENCE, effects=effects, runs=runs, seed=seed)
+def test_equal_arguments_give_equal_answers_whatever_the_number_of_jobs() -> None:
+    alone = rehearse(a_trial(), [EQUAL, HARMFUL], runs=3, jobs=1)
+    together = rehearse(a_trial(), [EQUAL, HARMFUL], runs=3, jobs=3)
+    other = rehearse(a_trial(seed=2), [EQUAL, HARMFUL], runs=3, jobs=1)
+
+    assert alone == together
+    assert alone != other
 
 
-def test_an_equal_candidate_reaches_full_traffic() -> None:
-    rehearsal = rehearsed(Effects())
+def test_scenarios_do_not_disturb_one_another() -> None:
+    both = rehearse(a_trial(), [EQUAL, HARMFUL], runs=2)
 
-    assert rehearsal.ends() == {"done": 3}
-    assert rehearsal.rolled_back.value == 0.0
-    assert rehearsal.full_traffic_days is not None
-    assert 2.0 <= rehearsal.full_traffic_days.median < 14.0
-    assert rehearsal.detection_days is None
+    assert rehearse(a_trial(), [HARMFUL], runs=2) == both[1:]
 
 
-def test_a_harmful_candidate_is_rolled_back_and_the_delay_is_told() -> None:
-    rehearsal = rehearsed(Effects(ctr=-0.15))
+def test_runs_in_the_journal_are_not_done_again(tmp_path: Path) -> None:
+    trial = a_trial()
+    heard: list[Scenario] = []
+    with Journal(tmp_path / "journal", trial.identity()) as journal:
+        first = rehearse(trial, [EQUAL], runs=2, journal=journal)
+    with Journal(tmp_path / "journal", trial.identity()) as journal:
+        assert len(journal.done) == 2
+        again = rehearse(trial, [EQUAL, HARMFUL], runs=2, journal=journal, on_run=heard.append)
 
-    assert rehearsal.rolled_back.value == 1.0
-    assert rehearsal.detection_days is not None
-    assert 0.0 < rehearsal.detection_days.median < 7.0
-    assert rehearsal.candidate_impressions_at_rollback is not None
-    assert rehearsal.candidate_impressions_at_rollback.median > 0
-
-
-def test_a_model_that_lost_its_information_never_serves_anyone() -> None:
-    rehearsal = rehearsed(Effects(score_noise=0.7))
-
-    assert rehearsal.rolled_back.value == 1.0
-    assert all(run.candidate_impressions == 0 for run in rehearsal.runs)
+    assert again[0] == first[0]
+    assert [scenario.name for scenario in heard] == ["equal", "equal", "harmful", "harmful"]
 
 
-def test_equal_arguments_give_equal_answers() -> None:
-    assert rehearsed(Effects(ctr=-0.05), runs=2) == rehearsed(Effects(ctr=-0.05), runs=2)
+@pytest.mark.slow
+def test_a_killed_rehearsal_goes_on_where_it_was_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    path, script = tmp_path / "journal", tmp_path / "child.py"
+    script.write_text(CHILD)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.Popen([sys.executable, script, path], env=environment, start_new_session=True)
+    while not path.exists() or path.read_bytes().count(b"\n") < 4:
+        time.sleep(0.05)
+        assert child.poll() is None, "done before it could be killed"
+    workers = _children(child.pid)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with path.open("ab") as torn:
+        torn.write(b'{"scenario":"torn')
+
+    trial = a_trial()
+    with Journal(path, trial.identity()) as journal:
+        kept = len(journal.done)
+        resumed = rehearse(trial, [EQUAL], runs=6, journal=journal)
+
+    assert kept >= 3
+    assert resumed == rehearse(a_trial(), [EQUAL], runs=6)
+    deadline = time.monotonic() + 20
+    while any(_is_alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.1)
 
 
-def test_approvals_do_not_stop_a_rehearsal() -> None:
-    steps = [{"share": "50%", "bake": "6h", "approvals": 2}, {"share": "100%", "bake": "6h"}]
-
-    rehearsal = rehearse(a_quick_plan(steps=steps), audience=AUDIENCE, effects=Effects(), runs=1, seed=1)
-
-    assert rehearsal.ends() == {"done": 1}
-
-
-@pytest.mark.parametrize(("runs", "looks"), [(0, 4), (3, 0)])
-def test_no_runs_and_no_looks_are_refused(runs: int, looks: int) -> None:
+@pytest.mark.parametrize(("runs", "jobs"), [(0, 1), (1, 0)])
+def test_no_runs_and_no_jobs_are_refused(runs: int, jobs: int) -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        rehearse(a_quick_plan(), audience=AUDIENCE, effects=Effects(), runs=runs, seed=1, looks_per_day=looks)
+        rehearse(a_trial(), [EQUAL], runs=runs, jobs=jobs)
 
 
-@pytest.mark.parametrize(("count", "total"), [(0, 20), (7, 20), (20, 20)])
-def test_a_proportion_has_the_interval_of_clopper_and_pearson(count: int, total: int) -> None:
-    expected = stats.binomtest(count, total).proportion_ci(method="exact")
+def test_no_looks_are_refused() -> None:
+    with pytest.raises(ValueError, match="looks_per_day"):
+        a_trial(looks_per_day=0)
 
-    found = proportion(count, total)
 
-    assert (found.value, found.lower, found.upper) == pytest.approx((count / total, expected.low, expected.high))
+def test_identities_name_what_differs() -> None:
+    mine, other_seed, other_plan = a_trial(), a_trial(seed=2), a_trial(min_days_before_full=3)
+
+    assert {name for name, value in mine.identity().items() if other_seed.identity()[name] != value} == {"seed"}
+    assert {name for name, value in mine.identity().items() if other_plan.identity()[name] != value} == {"plan_digest"}
 
 
 @pytest.mark.slow
 def test_the_whole_judge_rarely_rolls_an_equal_candidate_back() -> None:
-    rehearsal = rehearsed(Effects(), runs=60, seed=7)
+    (result,) = rehearse(a_trial(AUDIENCE, seed=7), [EQUAL], runs=60)
 
-    print(f"equal candidates: {rehearsal.ends()}, rolled back at most {rehearsal.rolled_back.upper:.3f} (95 %)")
-    assert rehearsal.rolled_back.value <= 0.05
+    alarms = result.endings[Ending.ROLLED_BACK]
+    print(f"equal candidates: {dict(result.endings)}, rolled back at most {alarms.upper:.3f} (95 %)")
+    assert alarms.value <= 0.05
+
+
+def _children(pid: int) -> list[int]:
+    told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in told.split()]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

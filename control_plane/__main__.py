@@ -2,7 +2,7 @@
 
 import typer
 
-from control_plane.commands import processes, registry, rollouts, verdicts
+from control_plane.commands import processes, registry, rehearsal, rollouts, verdicts
 
 app = typer.Typer(
     name="surefoot",
@@ -19,6 +19,7 @@ app.command("aggregate")(processes.aggregate)
 app.command("runtime", context_settings=processes.PASS_THROUGH)(processes.runtime)
 app.command("train", context_settings=processes.PASS_THROUGH)(processes.train)
 app.command("export", context_settings=processes.PASS_THROUGH)(processes.export)
+app.command("rehearse")(rehearsal.rehearse_plan)
 app.command("register")(registry.register)
 app.add_typer(registry.surface_app, name="surface")
 app.add_typer(rollouts.app, name="rollout")

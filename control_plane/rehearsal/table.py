@@ -1,0 +1,67 @@
+"""A rehearsal on the terminal."""
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from control_plane.rehearsal.report import Report
+from control_plane.rehearsal.results import Grade, Result
+from control_plane.rehearsal.run import Ending
+from control_plane.rehearsal.wording import WISHES, findings, short
+
+MARKS = {Grade.GOOD: ("✓", "green"), Grade.PARTLY: ("~", "yellow"), Grade.POOR: ("✗", "red"), Grade.OPEN: ("·", "dim")}
+
+
+def rendered(report: Report) -> RenderableType:
+    plan = report.trial.plan.name
+    title = f"Plan {plan}, {len(report.results[0].runs)} runs of each scenario on {report.trial.source.sentence}"
+    return Group(Text(title, style="bold"), Text(), _table(report), Text(), *_findings(report), Text(), *_notes(report))
+
+
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("a good\nplan", no_wrap=True)
+    for heading in ("ship-\nped", "rolled\nback", "held", "out of\ntime", "taken off\nafter", "at 100 %\nafter"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("harmed\nviews", "clicks\nlost"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in report.results:
+        table.add_row(*_row(result))
+    return table
+
+
+def _row(result: Result) -> Iterator[RenderableType]:
+    """Each figure with its error below it."""
+    mark, colour = MARKS[result.grade]
+    yield Text.assemble((f"{mark} ", colour), result.scenario.name)
+    yield WISHES[result.expectation.wish]
+    for ending in Ending:
+        found = result.endings[ending]
+        yield _two(f"{100 * found.value:.0f} %", f"{100 * found.lower:.0f}–{100 * found.upper:.0f}")
+    for days in (result.detection_days, result.full_traffic_days):
+        yield "–" if days is None else _two(f"{days.median:.1f} d", f"{days.tenth:.1f}–{days.ninetieth:.1f}")
+    for amount in (result.harmed_impressions, result.lost["clicks"]):
+        error = "" if amount.mean_error is None else f"±{short(amount.mean_error)}"
+        yield _two(short(amount.mean), error)
+
+
+def _two(figure: str, error: str) -> Text:
+    return Text.assemble(figure, "\n", (error, "dim"))
+
+
+def _findings(report: Report) -> Iterator[Text]:
+    for grade, sentence in findings(report.results):
+        mark, colour = MARKS[grade]
+        yield Text.assemble((f"{mark} ", colour), sentence)
+
+
+def _notes(report: Report) -> Iterator[Text]:
+    legend = (
+        "Below a share: its 95 % interval. Below days (d): the middle 80 % of runs. ±: the standard error of a mean. "
+        "Taken off counts from the candidate's first weight; 0 is in the shadow, before it answered anyone."
+    )
+    yield Text(legend, style="dim")
+    yield Text(f"The same figures again: {report.command}", style="dim")

@@ -7,7 +7,9 @@ import numpy as np
 from scipy.special import betaincc, betaln
 
 SMALLEST_LIMIT = 1e-9  # what is nearer to 0 or 1 is no rate that anyone could measure
+MOST_TRIALS = 1e12  # more are weighed as so many, each the less: beyond, the incomplete beta is slow, then NaN
 SMALLEST_TAIL = 1e-290  # below it a double loses the tail; the continued fraction does not
+SMALLEST_STEP = 1e-30  # in place of a 0 that rounding made, as Lentz's method has it
 CONVERGED = 1e-14
 MAX_TERMS = 10_000  # tails this far out need some dozens
 
@@ -53,6 +55,8 @@ def _spread(limit: float) -> float:
 
 def _log_mixture(hits: float, misses: float, limit: float, prior_a: float, prior_b: float) -> float:
     """log of ∫ q^hits (1−q)^misses dBeta(q; a, b | q > limit) over the same at q = limit."""
+    scale = min(1.0, MOST_TRIALS / (hits + misses))
+    hits, misses = hits * scale, misses * scale
     a, b = hits + prior_a, misses + prior_b
     prior = _log_prior(limit, prior_a, prior_b)
     tail = float(betaincc(a, b, limit))
@@ -74,15 +78,15 @@ def _fraction(a: float, b: float, x: float) -> float:
     Source:
         DLMF 8.17.22, by Lentz's method.
     """
-    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1.0))
+    c, d = 1.0, 1.0 / (1.0 - (a + b) * x / (a + 1.0) or SMALLEST_STEP)
     value = d
     for m in range(1, MAX_TERMS):
         for term in (
             m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0)),
         ):
-            d = 1.0 / (1.0 + term * d)
-            c = 1.0 + term / c
+            d = 1.0 / (1.0 + term * d or SMALLEST_STEP)
+            c = 1.0 + term / c or SMALLEST_STEP
             step = c * d
             value *= step
         if abs(step - 1.0) < CONVERGED:

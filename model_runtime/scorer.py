@@ -7,6 +7,7 @@ Shapes: U users, N rows of a batch.
 import logging
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,24 +77,20 @@ class Scorer:
         """Score every row with one version. A forward that raises is logged, and its rows are NaN."""
         started = time.perf_counter()
         is_sampled = self._tally.asked(version.version_id, users=batch.num_users)
+        observe = self._observer(version) if is_sampled else None
         scores = Scores.none_of(batch.num_rows)
-        forwards = [
-            self._forward(version, piece, scores, self._observer(version) if is_sampled and not index else None)
-            for index, piece in enumerate(pieces(batch, max_users=self._max_users, max_rows=self._max_rows))
-        ]
-        call = Call(
-            users=batch.num_users,
-            failed_users=len(np.unique(batch.user_index_N[scores.bad_rows()])),
-            slow_users=sum(forward.users for forward in forwards if forward.is_slow),
-            scores=sum(forward.scores for forward in forwards),
-            bad_scores=sum(forward.bad_scores for forward in forwards),
-        )
-        served = Served(
-            seconds=time.perf_counter() - started,
-            rows=batch.num_rows,
-            users_encoded=sum(forward.users for forward in forwards),
-            is_split=batch.num_users > self._max_users,
-        )
+        users_encoded = slow_users = num_scores = bad_scores = 0
+        for piece in pieces(batch, max_users=self._max_users, max_rows=self._max_rows):
+            forward = self._forward(version, piece, scores, observe)
+            observe = None  # the first piece tells enough of a call
+            users_encoded += piece.batch.num_users
+            slow_users += piece.batch.num_users if forward.is_slow else 0
+            num_scores += forward.scores
+            bad_scores += forward.bad_scores
+        failed_users = len(np.unique(batch.user_index_N[scores.bad_rows()]))
+        call = Call(batch.num_users, failed_users, slow_users, num_scores, bad_scores)
+        is_split = batch.num_users > self._max_users
+        served = Served(time.perf_counter() - started, batch.num_rows, users_encoded, is_split)
         self._tally.called(version.version_id, call, None if is_shadow else served)
         return scores
 
@@ -142,16 +139,15 @@ class Scorer:
 
     def _forward(self, version: LoadedVersion, piece: Piece, scores: Scores, observe: Observe | None) -> "_Forward":
         """Fill in what a piece scored; an exception leaves its rows as they were."""
-        users, started = piece.batch.num_users, time.perf_counter()
+        started = time.perf_counter()
         try:
             found = version.score(piece.batch, observe=observe)
         except Exception:  # whatever a version does, its users get an answer
-            log.exception("version %s failed on %d users", version.version_id, users)
-            return _Forward(users=users)
+            log.exception("version %s failed on %d users", version.version_id, piece.batch.num_users)
+            return _Forward()
         is_slow = time.perf_counter() - started > self._slow_seconds
         scores.put(piece.row_M, Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"]))
-        bad_scores = self._tally.scored(version.version_id, found["click"])
-        return _Forward(users=users, is_slow=is_slow, scores=piece.batch.num_rows, bad_scores=bad_scores)
+        return _Forward(is_slow, piece.batch.num_rows, self._tally.scored(version.version_id, found["click"]))
 
     def _observer(self, version: LoadedVersion) -> Observe:
         def observe(batch: RowBatch, gate_NTK: NDArray[np.float32]) -> None:
@@ -162,11 +158,9 @@ class Scorer:
         return observe
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Forward:
-    """`scores` are 0 where it raised."""
+class _Forward(NamedTuple):
+    """What one forward gave; nothing where it raised."""
 
-    users: int
     is_slow: bool = False
     scores: int = 0
     bad_scores: int = 0

@@ -6,6 +6,7 @@ Shapes: N rows, T tasks, K experts.
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,7 @@ SCORE_DECIMALS = 6  # the same row in another batch differs by 6e-8; that is no 
 FIRST_CALLS, THEN_ONE_IN = 64, 32  # whose gates and features are looked at: soon enough to tell, then nearly free
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One batch that a version was asked to score, and what came of it.
 
     `scores` and `bad_scores` are of the click; rows whose forward raised have none.
@@ -36,8 +36,7 @@ class Call:
     bad_scores: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """The same of a call that answered users, as a shadow's does not; `seconds` is the whole of it."""
 
     seconds: float
@@ -104,20 +103,11 @@ class Tally:
         with self._lock:
             count = self._counts[version_id]
             count.calls += 1
-            count.errors += call.failed_users
-            count.timeouts += call.slow_users
             count.scores += call.scores
-            count.bad_scores += call.bad_scores
-            count.error_shares += _share(call.failed_users, call.users)
-            count.timeout_shares += _share(call.slow_users, call.users)
-            count.bad_score_shares += _share(call.bad_scores, call.scores)
+            if call.failed_users or call.slow_users or call.bad_scores:
+                _add_trouble(count, call)
             if served is not None:
-                count.batches += 1
-                count.latency_bins[latency_bin(served.seconds * 1e3)] += 1
-                count.latency_us += round(served.seconds * 1e6)
-                count.split_batches += served.is_split
-                count.rows += served.rows
-                count.users_encoded += served.users_encoded
+                _add_served(count, served)
 
     def saw_gates(self, version_id: VersionId, gate_NTK: NDArray[np.float32]) -> None:
         """Count how evenly a call's gates spread their rows; nothing of one expert, or of gates that are not finite."""
@@ -157,6 +147,24 @@ def normalised_entropy(gate_NTK: NDArray[np.float32]) -> float | None:
         return None
     entropy_NT = -(gate_NTK * np.log(np.maximum(gate_NTK, np.finfo(np.float32).tiny))).sum(axis=-1)
     return min(1.0, max(0.0, float(entropy_NT.mean()) / float(np.log(num_experts))))
+
+
+def _add_trouble(count: _Count, call: Call) -> None:
+    count.errors += call.failed_users
+    count.timeouts += call.slow_users
+    count.bad_scores += call.bad_scores
+    count.error_shares += _share(call.failed_users, call.users)
+    count.timeout_shares += _share(call.slow_users, call.users)
+    count.bad_score_shares += _share(call.bad_scores, call.scores)
+
+
+def _add_served(count: _Count, served: Served) -> None:
+    count.batches += 1
+    count.latency_bins[latency_bin(served.seconds * 1e3)] += 1
+    count.latency_us += round(served.seconds * 1e6)
+    count.split_batches += served.is_split
+    count.rows += served.rows
+    count.users_encoded += served.users_encoded
 
 
 def _share(part: int, whole: int) -> int:

@@ -15,6 +15,7 @@ from model_runtime.networks.features import UNKNOWN, FeatureSpec, RowBatch
 
 KINDS = ("user_categorical", "user_dense", "history", "candidate_categorical", "candidate_dense")
 DECIMALS = 6  # of a rate in a manifest
+NULL = UNKNOWN  # of a number and of whether a history has an entry, too
 
 RateArray = NDArray[np.float64]
 
@@ -26,22 +27,13 @@ def null_rates(batch: RowBatch, *, weight_U: RateArray | None = None) -> RateArr
         batch: checked, so that what lies outside a vocabulary is UNKNOWN.
         weight_U: how often each user counts; once where it is not given.
     """
-    is_null_UF = np.concatenate(
-        (
-            batch.user_categorical_UC == UNKNOWN,
-            batch.user_dense_UD == 0,
-            ~(batch.history_UL != UNKNOWN).any(axis=1, keepdims=True),
-        ),
-        axis=1,
+    has_history_U1 = batch.history_UL.any(axis=1, keepdims=True)
+    is_given_UF = np.concatenate((batch.user_categorical_UC, batch.user_dense_UD, has_history_U1), axis=1) != NULL
+    is_given_NF = np.concatenate((batch.candidate_categorical_NC, batch.candidate_dense_ND), axis=1) != NULL
+    of_users = (
+        is_given_UF.sum(axis=0) / batch.num_users if weight_U is None else weight_U @ is_given_UF / weight_U.sum()
     )
-    of_users = is_null_UF.mean(axis=0) if weight_U is None else weight_U @ is_null_UF / weight_U.sum()
-    return np.concatenate(
-        (
-            of_users,
-            (batch.candidate_categorical_NC == UNKNOWN).mean(axis=0),
-            (batch.candidate_dense_ND == 0).mean(axis=0),
-        )
-    )
+    return 1.0 - np.concatenate((of_users, is_given_NF.sum(axis=0) / batch.num_rows))
 
 
 def null_rates_of_rows(batch: RowBatch) -> RateArray:

@@ -9,7 +9,7 @@ it stands, without statistics.
 import math
 
 from control_plane.domain.moments import WHOLE_SURFACE, Health
-from control_plane.domain.plan import LOWER_LIMITED, OperationalMetric, OperationalPlan, Role
+from control_plane.domain.plan import OperationalMetric, OperationalPlan, Role
 from control_plane.domain.rollout import Phase
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails import operational_wording as wording
@@ -28,17 +28,12 @@ SERVED_ONLY = frozenset(
 
 
 def operational_findings(look: Look, health: Health, weight: float = 0.0) -> tuple[Finding, ...]:
-    """One finding per operational entry of the plan, in its order; `weight` is each one's that `weighs`.
+    """One finding per operational entry of the plan, in its order; `weight` is each one's that weighs.
 
     Before `min_samples` an entry's e-values are 1, whatever was counted. An entry that only monitors answers
     `MONITORED`, and so does one in the shadow that only served traffic can tell.
     """
-    return tuple(_finding(look, health, entry, weight if weighs(entry) else 0.0) for entry in look.plan.operational)
-
-
-def weighs(entry: OperationalPlan) -> bool:
-    """Whether an entry takes part in the rollback mean: gauges have no e-value, and some roles never roll back."""
-    return entry.role in (Role.GATE, Role.GUARD) and entry.metric not in LOWER_LIMITED
+    return tuple(_finding(look, health, entry, weight if entry.weighs else 0.0) for entry in look.plan.operational)
 
 
 def _finding(look: Look, health: Health, entry: OperationalPlan, weight: float) -> Finding:

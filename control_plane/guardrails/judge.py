@@ -27,7 +27,7 @@ from control_plane.guardrails.paired_brier import brier_findings
 from control_plane.guardrails.policies import policy_of
 from control_plane.guardrails.rulings import Evidence, Ruling
 from control_plane.guardrails.sample_ratio import cross_exposure
-from control_plane.guardrails.sanity import check_moments
+from control_plane.guardrails.sanity import check_moments, check_plan
 from control_plane.guardrails.score_calibration import score_calibration_findings
 from control_plane.guardrails.served_calibration import calibration_findings, shadow_calibration_findings
 from control_plane.guardrails.shadow_entropy import entropy_findings, surface_entropy_finding
@@ -44,8 +44,10 @@ def judge(
     has an e-value: limits on gauges and external metrics are compared as they stand.
 
     Raises:
+        InvalidPlan: the plan could not have been armed.
         InvalidMoments: no event log can have produced these sums.
     """
+    check_plan(plan)
     check_moments(moments)
     look = Look(plan=plan, stage=stage, moments=moments)
     match stage.phase:
@@ -117,6 +119,7 @@ def _in_watch(look: Look, health: Health, readings: Sequence[Reading]) -> Verdic
         rulings.hard_stop(evidence, stops)
         or rulings.beyond_limit(evidence)
         or rulings.harm(evidence)
+        or rulings.missing_evidence(evidence)
         or rulings.broken_counts(health)
         or rulings.stale(evidence)
         or rulings.nothing_watched(evidence)

@@ -19,7 +19,6 @@ from control_plane.guardrails.sanity import is_possible
 from control_plane.guardrails.served_calibration import CALIBRATION
 from control_plane.guardrails.shadow_entropy import NORMALISED_ENTROPY, entropy_gap, is_information_lost
 
-BROKEN = (Answer.ERROR, Answer.NAN, Answer.FAILED)
 NOT_THE_MODEL = frozenset({"idle", *OperationalMetric})  # of these the serving may be guilty, or the requests
 
 
@@ -135,10 +134,15 @@ def harm(evidence: Evidence) -> Ruling | None:
 
 
 def missing_evidence(evidence: Evidence) -> Ruling | None:
-    """A policy to roll back, or to stop for a person, waits for the stage's bake time and the label's window."""
+    """A policy to roll back, or to stop for a person, waits for the stage's bake time and the label's window.
+
+    At full traffic it is asked only of what is compared with a limit: no control is left to miss.
+    """
     look = evidence.look
+    is_watch = look.stage.phase is Phase.WATCHING
+    asked = [finding for finding in evidence.findings if finding.limit is not None or not is_watch]
     for policy in (OnMissing.ROLL_BACK, OnMissing.HOLD):
-        for finding in evidence.findings:
+        for finding in asked:
             if finding.policy != policy or look.seconds_in_stage < _patience(look, finding):
                 continue
             said = wording.unproven(finding, look.moments.surface)
@@ -180,7 +184,7 @@ def insufficient(evidence: Evidence) -> Ruling | None:
     look = evidence.look
     if (ruling := _no_stage_traffic(look)) is not None:
         return ruling
-    broken = [finding for finding in _open_gates(evidence) if finding.answer in BROKEN]
+    broken = [finding for finding in _open_gates(evidence) if finding.answer is Answer.ERROR]
     if broken:
         return Ruling.hold(Rule.ERROR, wording.unproven(broken[0], look.moments.surface))
     lacking = [finding for finding in _open_gates(evidence) if finding.policy]

@@ -1,6 +1,8 @@
-"""Sums that no event log can have produced are refused before anything is computed from them."""
+"""Plans that cannot be armed, and sums that no event log can have produced, are refused before anything is computed."""
 
+from functools import lru_cache
 from itertools import pairwise
+from numbers import Integral
 from typing import NoReturn
 
 import numpy as np
@@ -23,6 +25,8 @@ from control_plane.domain.moments import (
     ReliabilityMeasure,
     ServingCounts,
 )
+from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.guardrails.estimate import IntArray
 
@@ -31,11 +35,20 @@ IntegerArray = NDArray[np.signedinteger]
 MAX_TOTAL = 2.0**62  # half of int64: sums of two arms still fit
 
 
+@lru_cache(maxsize=4_096)  # a rollout is judged by one plan again and again
+def check_plan(plan: RolloutPlan) -> None:
+    """Raise `InvalidPlan` naming the key and the rule it breaks: whoever made the plan, it is read like any other."""
+    plan_from_mapping(plan_to_mapping(plan))
+
+
 def check_moments(moments: Moments) -> None:
     """Raise `InvalidMoments` naming the field and the rule it breaks."""
+    _check_numbers(moments)
     _check_names(moments)
     _check_arrays(moments)
     _check_exposures(moments)
+    _check_reliability("reliability_GACBR", moments.reliability_GACBR)
+    _check_reliability("shadow_reliability_GACBR", moments.shadow_reliability_GACBR)
     _check_pairs(moments.pairs_GKP)
     _check_users(moments)
 
@@ -44,6 +57,20 @@ def is_possible(counts: ServingCounts) -> bool:
     """Whether a runtime can have counted this; counters are read one by one, so ratios may overshoot a little."""
     values = (counts.requests, counts.errors, counts.timeouts, counts.scores, counts.bad_scores, counts.distinct_scores)
     return all(isinstance(value, int) and 0 <= value < 2**63 for value in values)
+
+
+def _check_numbers(moments: Moments) -> None:
+    """NaN is below and above no limit, so it would pass all that follow."""
+    for field, numbers in (
+        ("strata", [number for one in moments.strata for number in (one.day, one.generation, one.candidate_bp)]),
+        ("users_A", moments.users_A),
+        ("cross_exposed_users", [moments.cross_exposed_users]),
+        ("as_of_ms", [moments.as_of_ms]),
+        ("newest_event_ms", [moments.newest_event_ms or 0]),
+        ("candidate_newest_ms", [moments.candidate_newest_ms or 0]),
+    ):
+        if not all(isinstance(number, Integral) for number in numbers):
+            _fail(field, "must be whole numbers")
 
 
 def _check_names(moments: Moments) -> None:
@@ -96,15 +123,31 @@ def _check_array(field: str, array: object, dtype: type[np.signedinteger], shape
 def _check_exposures(moments: Moments) -> None:
     counts_MGSAK = moments.counts_MGSAK
     impressions = counts_MGSAK[Measure.IMPRESSIONS]
-    for label in Label:
-        matured, numerator = MATURED_OF[label], NUMERATOR_OF[label]
-        _check_at_most(f"counts_MGSAK.{matured.name}", counts_MGSAK[matured], impressions)
-        if label is not Label.REVENUE:
-            _check_at_most(f"counts_MGSAK.{numerator.name}", counts_MGSAK[numerator], counts_MGSAK[matured])
+    _check_labels("counts_MGSAK", counts_MGSAK)
     scored = counts_MGSAK[Measure.MATURED_CLICK] * np.int64(FIXED_POINT)
     _check_at_most("values_MGSAK.SCORE", moments.sums_of(Measure.SCORE), scored)
     if (impressions[1:].sum(axis=0, dtype=np.int64) > impressions[0]).any():
         _fail("counts_MGSAK.IMPRESSIONS", "view types together must not exceed the surface")
+    if moments.before_MGAK is not None:
+        _check_labels("before_MGAK", moments.before_MGAK)
+
+
+def _check_labels(field: str, sums_MX: IntegerArray) -> None:
+    """X are cells of any shape."""
+    impressions = sums_MX[Measure.IMPRESSIONS]
+    for label in Label:
+        matured, numerator = MATURED_OF[label], NUMERATOR_OF[label]
+        _check_at_most(f"{field}.{matured.name}", sums_MX[matured], impressions)
+        if label is not Label.REVENUE:
+            _check_at_most(f"{field}.{numerator.name}", sums_MX[numerator], sums_MX[matured])
+
+
+def _check_reliability(field: str, table_GACBR: IntArray) -> None:
+    shown = table_GACBR[..., ReliabilityMeasure.IMPRESSIONS]
+    if float(shown.sum(dtype=np.float64)) * FIXED_POINT >= MAX_TOTAL:
+        _fail(f"{field}.IMPRESSIONS", "overflows: its total score may not fit into 64 bits")
+    _check_at_most(f"{field}.CLICK", table_GACBR[..., ReliabilityMeasure.CLICK], shown)
+    _check_at_most(f"{field}.SCORE", table_GACBR[..., ReliabilityMeasure.SCORE], shown * FIXED_POINT)
 
 
 def _check_pairs(pairs_GKP: IntArray) -> None:

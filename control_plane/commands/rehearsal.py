@@ -23,19 +23,31 @@ from control_plane.rehearsal.audience import Audience
 from control_plane.rehearsal.effects_text import scenario_of
 from control_plane.rehearsal.journal import Journal
 from control_plane.rehearsal.page import blind_days, page
+from control_plane.rehearsal.recording import Recording, read_recording
 from control_plane.rehearsal.rehearse import Trial, rehearse
 from control_plane.rehearsal.report import Report
 from control_plane.rehearsal.results import Result
 from control_plane.rehearsal.scenarios import Scenario, all_scenarios, scenarios
-from control_plane.rehearsal.sources import Simulated, Source
+from control_plane.rehearsal.sources import Recorded, Simulated, Source
 from control_plane.rehearsal.table import rendered
 
 DEFAULTS = Audience()
 INTERRUPTED = 130
 TRAFFIC = "Simulated traffic"
+AUDIENCE_OPTIONS = (
+    "users",
+    "impressions_per_day",
+    "ctr",
+    "good_click_share",
+    "hide_rate",
+    "revenue_per_click",
+    "weekend",
+    "view_type",
+)
 
 
 def rehearse_plan(
+    context: typer.Context,
     plan_file: Annotated[
         Path, typer.Argument(metavar="PLAN", exists=True, dir_okay=False, help="The plan, a YAML file.")
     ],
@@ -46,6 +58,11 @@ def rehearse_plan(
     fault: Annotated[
         list[str] | None, typer.Option(help="A scenario by name, or `all`, which is what you get without --effect.")
     ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Rehearse on what stable served, read from an event log, not on simulations."),
+    ] = None,
+    surface: Annotated[str | None, typer.Option(help="Of the recording, where it holds several.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=100_000, help="Rollouts tried under each scenario.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal figures.")] = 1,
     jobs: Annotated[int, typer.Option(min=0, max=1_024, help="Processes; 0 is one for each core.")] = 0,
@@ -80,7 +97,7 @@ def rehearse_plan(
         typer.Option(metavar="NAME=SHARE", rich_help_panel=TRAFFIC, help="Of impressions: grid=60% …"),
     ] = None,
 ) -> None:
-    """Try PLAN on simulated traffic, many times, with sound and with harmful candidates.
+    """Try PLAN on simulated or recorded traffic, many times, with sound and with harmful candidates.
 
     Every run goes through the judge and the decisions that will run the plan. Tells how often a sound candidate is
     rolled back by mistake and how long it takes to full traffic; how fast harm is seen and what it costs.
@@ -90,17 +107,21 @@ def rehearse_plan(
     for file in (json_file, html_file, journal_file):
         _refuse_unwritable(file)
     with told_plainly():
-        audience = Audience(
-            users=users,
-            impressions_per_day=impressions_per_day,
-            ctr=ctr,
-            good_click_share=good_click_share,
-            hide_rate=hide_rate,
-            revenue_per_click=revenue_per_click,
-            weekend_factor=weekend,
-            view_types=_view_types(view_type) if view_type else dict(DEFAULTS.view_types),
-        )
-        source = Simulated(audience=audience)
+        if recorded is not None:
+            _refuse_audience(context)
+            source: Source = Recorded(recording=_recording(recorded, surface, plan, looks_per_day))
+        else:
+            audience = Audience(
+                users=users,
+                impressions_per_day=impressions_per_day,
+                ctr=ctr,
+                good_click_share=good_click_share,
+                hide_rate=hide_rate,
+                revenue_per_click=revenue_per_click,
+                weekend_factor=weekend,
+                view_types=_view_types(view_type) if view_type else dict(DEFAULTS.view_types),
+            )
+            source = Simulated(audience=audience)
         wanted = _scenarios(effect or [], fault or [], source)
         trial = Trial(plan=plan, source=source, seed=seed, looks_per_day=looks_per_day)
         journal = Journal(journal_file, trial.identity()) if journal_file is not None else None
@@ -138,6 +159,25 @@ def _refuse_unwritable(path: Path | None) -> None:
         fail(f"{path}: there is no folder {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         fail(f"{path}: may not be written")
+
+
+def _refuse_audience(context: typer.Context) -> None:
+    """A recording brings its own users: what was stated of others would silently not hold."""
+    sources = {name: context.get_parameter_source(name) for name in AUDIENCE_OPTIONS}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    if given:
+        fail(f"--{given[0].replace('_', '-')} is of simulated traffic; --recorded brings its own", code=2)
+
+
+def _recording(path: Path, surface: str | None, plan: RolloutPlan, looks_per_day: int) -> Recording:
+    with err.status(f"reading {path}") if err.is_terminal else nullcontext():
+        return read_recording(
+            path,
+            surface=surface,
+            windows_ms=plan.windows_ms(),
+            revenue_cap=plan.revenue_cap,
+            periods_per_day=looks_per_day,
+        )
 
 
 def _view_types(texts: Sequence[str]) -> dict[str, float]:

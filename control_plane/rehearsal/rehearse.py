@@ -4,6 +4,7 @@ Run i of every scenario has the same seed, so scenarios are compared on the same
 plan, audience, scenario and seed alone, never on the number of processes or on interruptions.
 """
 
+import atexit
 import hashlib
 import json
 import multiprocessing
@@ -12,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -136,13 +137,24 @@ def _gathered(
     left = iter(tasks)
     waiting: dict[Future[Run], tuple[Scenario, int]] = {}
     while True:
-        while len(waiting) < at_once and (task := next(left, None)) is not None:
-            waiting[pool.submit(_run_here, *task)] = task
+        with _deaf_to_ctrl_c():  # workers begin here and inherit it: Ctrl-C is the parent's to answer
+            while len(waiting) < at_once and (task := next(left, None)) is not None:
+                waiting[pool.submit(_run_here, *task)] = task
         if not waiting:
             return
         finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
         for future in finished:
             yield *waiting.pop(future), future.result()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Blocked, not ignored: one that comes meanwhile is answered afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _trial: Trial  # of this process
@@ -151,7 +163,7 @@ _trial: Trial  # of this process
 def _begin(trial: Trial) -> None:
     global _trial
     _trial = trial
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    atexit.register(os._exit, 0)  # nothing here needs tidying up, and libraries complain of threads that still run
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

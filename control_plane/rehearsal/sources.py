@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 
 from control_plane.domain.plan import RolloutPlan
-from control_plane.rehearsal.audience import Audience
+from control_plane.rehearsal.audience import DAY_MS, Audience
+from control_plane.rehearsal.recorded_traffic import RecordedTraffic
+from control_plane.rehearsal.recording import Recording
 from control_plane.rehearsal.run import Stream
 from control_plane.rehearsal.scenarios import Scenario
 from control_plane.rehearsal.traffic import Traffic
@@ -78,3 +81,60 @@ class Simulated:
         return Traffic(
             plan, self.audience, scenario.effects, scenario.faults, seed=seed, started_at_ms=self.started_at_ms
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What stable served, its users given to the arms anew in each run."""
+
+    recording: Recording
+
+    @property
+    def started_at_ms(self) -> int:
+        return self.recording.first_day * DAY_MS
+
+    @property
+    def view_shares(self) -> Mapping[str, float]:
+        return self.recording.view_shares()
+
+    @property
+    def sentence(self) -> str:
+        recording = self.recording
+        shown, users = number(float(recording.shown_N.sum())), number(float(recording.user_U.size))
+        span = f"{recording.days} day{'s' if recording.days > 1 else ''}"
+        return f"recorded traffic of {recording.surface}: {shown} impressions to {users} users in {span}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        recording = self.recording
+        left_out = recording.recorded_days - recording.days
+        trimmed = f" ({left_out} further days are left out, so that weeks stay whole)" if left_out else ""
+        return (
+            f"Traffic is recorded: what stable served on {recording.surface} on {recording.days} whole days{trimmed}. "
+            "A plan that takes longer goes round it again, with the same users: later rounds bring no new ones.",
+            "Each run gives the recorded users to the arms anew. Who came, when, and what they did under stable is "
+            "real; what the candidate does is thinned out of it or added to it.",
+            "The candidate's scores are stable's, changed as stated; of a user's impressions of one period and score "
+            "bin, the mean score stands for each.",
+        )
+
+    def describe(self) -> dict[str, Any]:
+        recording = self.recording
+        return {
+            "kind": "recorded",
+            "folder": str(recording.path),
+            "surface": recording.surface,
+            "first_day": date_of(recording.first_day),
+            "days": recording.days,
+            "users": int(recording.user_U.size),
+            "impressions": int(recording.shown_N.sum()),
+            "view_types": dict(recording.view_shares()),
+            "events": recording.digest,
+        }
+
+    def stream(self, plan: RolloutPlan, scenario: Scenario, seed: np.random.SeedSequence) -> Stream:
+        return RecordedTraffic(plan, self.recording, scenario.effects, scenario.faults, seed=seed)
+
+
+def date_of(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_MS / 1_000, UTC).date().isoformat()

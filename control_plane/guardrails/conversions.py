@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from control_plane.domain.events import Label
 from control_plane.domain.moments import FIXED_POINT, MATURED_OF, NUMERATOR_OF, Measure
 from control_plane.domain.plan import LABEL_OF, GuardrailPlan, JudgePlan, Metric
 from control_plane.domain.split import Arm
@@ -29,6 +30,7 @@ class Conversions:
         value: clicks, hides, … or revenue in currency units, as shown to people.
     """
 
+    label: Label
     name: str
     matured: tuple[int, int]
     conversions: tuple[int, int]
@@ -65,7 +67,7 @@ class Conversions:
         """When both arms have the conversions the plan asks for; None if that cannot be told."""
         wanted = look.plan.judge.min_conversions
         waits = [
-            look.seconds_until_count(have, in_stage, wanted)
+            look.seconds_until_count(have, in_stage, wanted, self.label)
             for have, in_stage in zip(self.conversions, self.in_stage, strict=True)
             if have < wanted
         ]
@@ -104,6 +106,7 @@ def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> l
     )
     return [
         Conversions(
+            label=label,
             name=CONVERSION_NAMES[guardrail.metric],
             matured=tuple(matured),
             conversions=tuple(conversions),

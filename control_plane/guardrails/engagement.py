@@ -1,12 +1,13 @@
 """Findings on engagement: each guarded metric on the surface and on each view type, candidate against stable.
 
-H runs over the hypotheses, guardrail by guardrail and within each over the segments; the other letters are those
-of `domain.moments`.
+H runs over the hypotheses, look by look, in each guardrail by guardrail and within these over the segments; O over
+the open ones; the other letters are those of `domain.moments`.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -18,26 +19,21 @@ from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
 from control_plane.guardrails.estimate import BoolArray, FloatArray, LogRatios, log_ratios
 from control_plane.guardrails.evalue import about_z_of_t, half_width, log_e, relative, z_of_t
-from control_plane.guardrails.look import Look
+from control_plane.guardrails.look import Look, seconds_until
 from control_plane.guardrails.policies import policy_of
 from control_plane.guardrails.variance_reduction import adjusted
 
 RESOLVING_Z = 3.2  # normal score at which a mixture e-value reaches 20 whatever the margin, give or take a tenth
 
 
-def engagement_findings(look: Look) -> Iterator[Finding]:
-    guardrails = look.plan.guardrails
-    ratios = [log_ratios_of(look, guardrail) for guardrail in guardrails]
-    counts = [conversions_of(look, guardrail, found) for guardrail, found in zip(guardrails, ratios, strict=True)]
-    rows = [
-        _Row(guardrail=guardrail, index=index, counts=segment)
-        for guardrail, segments in zip(guardrails, counts, strict=True)
-        for index, segment in enumerate(segments)
-    ]
-    tests = _tests(look, rows, ratios)
-    waits = _seconds_until_safe(look, rows, tests)
-    for row, test, wait in zip(rows, tests.each(), waits, strict=True):
-        yield _finding(look, row, test, wait)
+def engagement_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
+    """Of each look, all computed together; their plans share one `JudgePlan`."""
+    rows = [row for look in looks for row in _rows(look)]
+    tests = _tests(rows)
+    waits = _seconds_until_safe(rows, tests)
+    findings = (_finding(row, test, wait) for row, test, wait in zip(rows, tests.each(), waits, strict=True))
+    sizes = (len(look.plan.guardrails) * len(look.moments.segments) for look in looks)
+    return [tuple(islice(findings, size)) for size in sizes]
 
 
 def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | None = None) -> LogRatios:
@@ -70,11 +66,41 @@ def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: Float
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Row:
-    """One hypothesis: a guardrail on the segment `index`."""
+    """One hypothesis: a guardrail on the segment `index`; `by_end`: conversions expected by the stage's end."""
 
+    look: Look
     guardrail: GuardrailPlan
     index: int
     counts: Conversions
+    theta: float
+    se: float
+    margin: float
+    by_end: float
+
+
+def _rows(look: Look) -> Iterator[_Row]:
+    for guardrail in look.plan.guardrails:
+        label = LABEL_OF[guardrail.metric]
+        ratios = log_ratios_of(look, guardrail)
+        columns = zip(
+            conversions_of(look, guardrail, ratios),
+            ratios.theta_H.tolist(),
+            ratios.se_H.tolist(),
+            look.traffic_share(MATURED_OF[label]).tolist(),
+            look.expected_by_end(conversion_of(guardrail.metric), MATURED_OF[label]).tolist(),
+            strict=True,
+        )
+        for index, (counts, theta, se, share, by_end) in enumerate(columns):
+            yield _Row(
+                look=look,
+                guardrail=guardrail,
+                index=index,
+                counts=counts,
+                theta=theta,
+                se=se,
+                margin=look.margin(guardrail, share),
+                by_end=by_end,
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,14 +152,14 @@ class _Tests:
             )
 
 
-def _tests(look: Look, rows: Sequence[_Row], ratios: Sequence[LogRatios]) -> _Tests:
-    judge = look.plan.judge
-    theta_H = np.concatenate([found.theta_H for found in ratios])
-    se_H = np.concatenate([found.se_H for found in ratios])
-    degrees_H = np.concatenate([found.buckets_H for found in ratios]) - 1.0
+def _tests(rows: Sequence[_Row]) -> _Tests:
+    judge = rows[0].look.plan.judge
+    theta_H = np.array([row.theta for row in rows])
+    se_H = np.array([row.se for row in rows])
+    degrees_H = np.array([row.counts.buckets for row in rows]) - 1.0
     direction_H = np.array([DIRECTION_OF[row.guardrail.metric] for row in rows], dtype=np.float64)
     benefit_H = direction_H * np.where(np.isfinite(theta_H), theta_H, 0.0)
-    margin_H = np.concatenate([_margins(look, guardrail) for guardrail in look.plan.guardrails])
+    margin_H = np.array([row.margin for row in rows])
     harm_H = np.log1p([-row.guardrail.harm_margin for row in rows])
     scores_H = np.concatenate([harm_H - benefit_H, benefit_H - np.log1p(-margin_H)]) / np.tile(se_H, 2)
     log_e_H = log_e(z_of_t(scores_H, np.tile(degrees_H, 2)), np.tile(se_H, 2), judge.taus, judge.tau_weights)
@@ -146,36 +172,28 @@ def _tests(look: Look, rows: Sequence[_Row], ratios: Sequence[LogRatios]) -> _Te
         margin_H=margin_H,
         log_e_harm_H=log_e_H[: len(rows)],
         log_e_safe_H=log_e_H[len(rows) :],
-        is_required_H=_is_required(look, rows, se_H, margin_H),
+        is_required_H=_is_required(rows, se_H, margin_H),
     )
 
 
-def _margins(look: Look, guardrail: GuardrailPlan) -> FloatArray:
-    share_G = look.traffic_share(MATURED_OF[LABEL_OF[guardrail.metric]])
-    return np.array([look.margin(guardrail, share) for share in share_G.tolist()])
-
-
-def _is_required(look: Look, rows: Sequence[_Row], se_H: FloatArray, margin_H: FloatArray) -> BoolArray:
+def _is_required(rows: Sequence[_Row], se_H: FloatArray, margin_H: FloatArray) -> BoolArray:
     """Segments that can be shown safe by the stage's longest duration; the surface must be, whatever it takes.
 
     A view type that cannot would keep the rollout waiting for an answer that never comes: it is told, goes on
     weighing in the rollback mean, and counts in the surface's own gates.
     """
-    by_end_H = np.concatenate(
-        [
-            look.expected_by_end(conversion_of(guardrail.metric), MATURED_OF[LABEL_OF[guardrail.metric]])
-            for guardrail in look.plan.guardrails
-        ]
-    )
     candidate_H = np.array([row.counts.conversions[Arm.CANDIDATE] for row in rows], dtype=np.float64)
     variance_H = np.maximum(np.square(se_H) * candidate_H, 1.0)  # of the log ratio, per conversion of the candidate
     resolving_H = variance_H * np.square(RESOLVING_Z / -np.log1p(-margin_H))
     is_surface_H = np.array([row.index == 0 for row in rows], dtype=np.bool_)
-    return np.asarray(is_surface_H | (by_end_H >= np.maximum(look.plan.judge.min_conversions, resolving_H)))
+    by_end_H = np.array([row.by_end for row in rows])
+    wanted_H = np.maximum(rows[0].look.plan.judge.min_conversions, resolving_H)
+    return np.asarray(is_surface_H | (by_end_H >= wanted_H))
 
 
-def _finding(look: Look, row: _Row, test: _Test, wait: float | None) -> Finding:
-    guardrail, counts, judge = row.guardrail, row.counts, look.plan.judge
+def _finding(row: _Row, test: _Test, wait: float | None) -> Finding:
+    look, guardrail, counts = row.look, row.guardrail, row.counts
+    judge = look.plan.judge
     gates = guardrail.role.gates and test.is_required
     gap = counts.gap(judge)
     is_known = math.isfinite(test.theta) and counts.judges_harm(judge)
@@ -238,9 +256,9 @@ def _seconds(look: Look, counts: Conversions, answer: Answer, wait: float | None
     return wait if answer is Answer.UNDECIDED else None
 
 
-def _seconds_until_safe(look: Look, rows: Sequence[_Row], tests: _Tests) -> list[float | None]:
+def _seconds_until_safe(rows: Sequence[_Row], tests: _Tests) -> list[float | None]:
     """Of the gates that are still open, if their estimates stay where they are."""
-    judge = look.plan.judge
+    judge = rows[0].look.plan.judge
     is_gate_H = np.array([row.guardrail.role.gates for row in rows], dtype=np.bool_)
     is_open_H = is_gate_H & tests.is_required_H & ~(tests.log_e_safe_H >= -math.log(judge.alpha_advance))
     open_O = np.flatnonzero(is_open_H)
@@ -251,8 +269,9 @@ def _seconds_until_safe(look: Look, rows: Sequence[_Row], tests: _Tests) -> list
         z_OW = about_z_of_t(distance_O1 / se_OW, degrees_O1)
         return log_e(z_OW, se_OW, judge.taus, judge.tau_weights) + math.log(judge.alpha_advance)
 
-    stage_part_O = np.array([rows[index].counts.stage_part for index in open_O.tolist()], dtype=np.float64)
-    found = look.seconds_until(excess, tests.se_H[open_O], stage_part_O)
+    open_rows = [rows[index] for index in open_O.tolist()]
+    paces = [row.look.pace(row.counts.stage_part, LABEL_OF[row.guardrail.metric]) for row in open_rows]
+    found = seconds_until(excess, tests.se_H[open_O], np.array(paces, dtype=np.float64))
     waits: list[float | None] = [None] * len(rows)
     for index, wait in zip(open_O.tolist(), found, strict=True):
         waits[index] = wait

@@ -1,12 +1,13 @@
 """From moments to a verdict: the decision order of docs/statistics.md, steps 1 to 6, time and people left out."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import assert_never
 
 from control_plane.domain.moments import Health, Moments
-from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan import JudgePlan, RolloutPlan
 from control_plane.domain.readings import Reading
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Finding, Rule, Verdict
@@ -30,7 +31,10 @@ from control_plane.guardrails.sample_ratio import cross_exposure
 from control_plane.guardrails.sanity import check_moments, check_plan
 from control_plane.guardrails.score_calibration import score_calibration_findings
 from control_plane.guardrails.served_calibration import calibration_findings, shadow_calibration_findings
-from control_plane.guardrails.shadow_entropy import entropy_findings, surface_entropy_finding
+from control_plane.guardrails.shadow_entropy import entropy_findings, surface_entropy_findings
+
+SERVING = frozenset({Phase.RAMPING, Phase.WATCHING})
+BLOCK = 16  # cases: enough that a call of numpy costs little next to what it does, few enough for the cache
 
 
 def judge(
@@ -47,19 +51,73 @@ def judge(
         InvalidPlan: the plan could not have been armed.
         InvalidMoments: no event log can have produced these sums.
     """
-    check_plan(plan)
-    check_moments(moments)
-    look = Look(plan=plan, stage=stage, moments=moments)
-    match stage.phase:
+    (verdict,) = judge_all([Case(plan=plan, stage=stage, moments=moments, health=health, readings=readings)])
+    return verdict
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What `judge` is given."""
+
+    plan: RolloutPlan
+    stage: Stage
+    moments: Moments
+    health: Health
+    readings: Sequence[Reading] = ()
+
+
+def judge_all(cases: Iterable[Case]) -> Iterator[Verdict]:
+    """What `judge` says of each case, in their order, to the same bit: many at a time cost less than one by one.
+
+    Takes `BLOCK` cases at a time, whose moments are in memory together.
+    """
+    remaining = iter(cases)
+    while block := list(islice(remaining, BLOCK)):
+        for case in block:
+            check_plan(case.plan)
+            check_moments(case.moments)
+        looks = [Look(plan=case.plan, stage=case.stage, moments=case.moments) for case in block]
+        compared = _compared(looks)
+        for place, (case, look) in enumerate(zip(block, looks, strict=True)):
+            yield _verdict_of(look, case, compared.get(place, ()))
+
+
+def _compared(looks: Sequence[Look]) -> dict[int, tuple[Finding, ...]]:
+    """What needs arithmetic on users, of the looks that serve, by their place; alike ones are computed together.
+
+    The shadow's entropy goes on weighing in the rollback mean, but has no say in later gates.
+    """
+    alike: dict[tuple[JudgePlan, int], list[int]] = {}
+    for place, look in enumerate(looks):
+        if look.stage.phase in SERVING:
+            alike.setdefault((look.plan.judge, look.moments.counts_MGSAK.shape[-1]), []).append(place)
+    found: dict[int, tuple[Finding, ...]] = {}
+    for places in alike.values():
+        together = [looks[place] for place in places]
+        columns = zip(
+            places,
+            engagement_findings(together),
+            calibration_findings(together),
+            surface_entropy_findings(together),
+            strict=True,
+        )
+        for place, engagement, calibration, entropy in columns:
+            weighing = replace(entropy, gates=False, missing="", seconds_to_resolve=None)
+            found[place] = (*engagement, *calibration, weighing)
+    return found
+
+
+def _verdict_of(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
+    match look.stage.phase:
         case Phase.SHADOW:
-            return _in_shadow(look, health, readings)
+            return _in_shadow(look, case.health, case.readings)
         case Phase.RAMPING:
-            return _in_ramp(look, health, readings)
+            return _in_ramp(look, case, compared)
         case Phase.WATCHING:
-            return _in_watch(look, health, readings)
+            return _in_watch(look, case, compared)
         case Phase.PENDING | Phase.WARMING | Phase.DONE | Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
             nothing = Evidence(look=look, findings=())
-            return _verdict(nothing, Ruling.hold(Rule.INSUFFICIENT, f"{stage.phase}: nothing to judge"))
+            return _verdict(nothing, Ruling.hold(Rule.INSUFFICIENT, f"{look.stage.phase}: nothing to judge"))
         case phase:
             assert_never(phase)
 
@@ -92,16 +150,16 @@ def _in_shadow(look: Look, health: Health, readings: Sequence[Reading]) -> Verdi
     return _verdict(evidence, ruling)
 
 
-def _in_ramp(look: Look, health: Health, readings: Sequence[Reading]) -> Verdict:
-    evidence = Evidence(look=look, findings=_served_findings(look, health, readings))
-    stops = [*serving_stops(look, health), *served_calibration_stop(look), *idle_stop(look)]
+def _in_ramp(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
+    evidence = Evidence(look=look, findings=_served_findings(look, case, compared))
+    stops = [*serving_stops(look, case.health), *served_calibration_stop(look), *idle_stop(look)]
     ruling = (
         rulings.hard_stop(evidence, stops)
         or rulings.sample_ratio(evidence)
         or rulings.beyond_limit(evidence)
         or rulings.harm(evidence)
         or rulings.missing_evidence(evidence)
-        or rulings.broken_counts(health)
+        or rulings.broken_counts(case.health)
         or rulings.stale(evidence)
         or rulings.insufficient(evidence)
         or rulings.not_shown_safe(evidence)
@@ -111,16 +169,16 @@ def _in_ramp(look: Look, health: Health, readings: Sequence[Reading]) -> Verdict
     return _verdict(evidence, ruling)
 
 
-def _in_watch(look: Look, health: Health, readings: Sequence[Reading]) -> Verdict:
+def _in_watch(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
     """At full traffic no control is left: what engagement hypotheses knew stays, calibration goes on."""
-    evidence = Evidence(look=look, findings=_served_findings(look, health, readings))
-    stops = [*serving_stops(look, health), *served_calibration_stop(look), *idle_stop(look)]
+    evidence = Evidence(look=look, findings=_served_findings(look, case, compared))
+    stops = [*serving_stops(look, case.health), *served_calibration_stop(look), *idle_stop(look)]
     ruling = (
         rulings.hard_stop(evidence, stops)
         or rulings.beyond_limit(evidence)
         or rulings.harm(evidence)
         or rulings.missing_evidence(evidence)
-        or rulings.broken_counts(health)
+        or rulings.broken_counts(case.health)
         or rulings.stale(evidence)
         or rulings.nothing_watched(evidence)
         or rulings.still_open(evidence)
@@ -129,16 +187,9 @@ def _in_watch(look: Look, health: Health, readings: Sequence[Reading]) -> Verdic
     return _verdict(evidence, ruling)
 
 
-def _served_findings(look: Look, health: Health, readings: Sequence[Reading]) -> tuple[Finding, ...]:
-    """The shadow's entropy goes on weighing in the rollback mean, but has no say in later gates."""
-    entropy = replace(surface_entropy_finding(look), gates=False, missing="", seconds_to_resolve=None)
-    return (
-        *engagement_findings(look),
-        *calibration_findings(look),
-        entropy,
-        *score_calibration_findings(look),
-        *_limited_findings(look, health, readings),
-    )
+def _served_findings(look: Look, case: Case, compared: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    told = score_calibration_findings(look)
+    return (*compared, *told, *_limited_findings(look, case.health, case.readings))
 
 
 def _limited_findings(look: Look, health: Health, readings: Sequence[Reading]) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from control_plane.domain.rollout import Stage
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.guardrails.estimate import BoolArray, Comparison, FloatArray, IntArray, divide
 
+DAY_MS = 86_400_000
 LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
 NUM_WAITS = 14
 ZOOMS = 3  # each time between two of the waits before: in the end 1 % apart, finer than any rate is known
@@ -36,6 +37,24 @@ class Look:
     @cached_property
     def seconds_since_start(self) -> float:
         return max(0.0, (self.moments.as_of_ms - self.stage.started_at_ms) / 1_000)
+
+    @cached_property
+    def seconds_under_weight(self) -> float:
+        """How long the present weight has been gathering evidence.
+
+        That is the time in the stage, but where a person held the rollout and resumed it: the stage's time then began
+        anew, its evidence did not. Of when it did, strata tell the day; noon of it is near enough for a forecast.
+        """
+        days = [stratum.day for stratum in self.moments.strata if stratum.generation >= self.stage.stage_generation]
+        first_day_ms = min(days, default=0) * DAY_MS
+        if not days or self.stage.entered_at_ms < first_day_ms + DAY_MS:
+            return self.seconds_in_stage
+        began_ms = max(first_day_ms + DAY_MS // 2, self.stage.started_at_ms)
+        return max(0.0, (self.moments.as_of_ms - began_ms) / 1_000)
+
+    def maturing_seconds(self, label: Label) -> float:
+        """How long the present weight's impressions have been maturing for a label; 0 before the first has."""
+        return max(0.0, self.seconds_under_weight - self._windows_ms[label] / 1_000)
 
     @cached_property
     def in_present_stage(self) -> BoolArray:
@@ -116,38 +135,43 @@ class Look:
         budgeted = min(self.plan.judge.loss_budget / max(at_risk, 1e-9), self.plan.judge.max_stage_margin)
         return max(guardrail.safe_margin, budgeted)
 
-    def seconds_until(
-        self, excess: Callable[[FloatArray], FloatArray], se_H: FloatArray, stage_part_H: FloatArray
-    ) -> list[float | None]:
-        """When `excess` will no longer be negative, if information goes on growing as in this stage.
+    def pace(self, stage_part: float, label: Label = Label.CLICK) -> float:
+        """Of information: what a second adds, relative to all so far; `stage_part` of it came under this weight."""
+        seconds = self.maturing_seconds(label)
+        return stage_part / seconds if seconds > 0 else 0.0
 
-        `excess` is a rising function of information: it takes standard errors and gives its values, (H, W) both.
-        `stage_part_H` is the part of the information gathered so far that this stage gathered. None if never or
-        unknown.
-        """
-        is_known_H = np.isfinite(se_H) & (stage_part_H > 0)
-        if self.seconds_in_stage <= 0 or not is_known_H.any():
-            return [None] * len(se_H)
-        with np.errstate(divide="ignore", over="ignore"):
-            information_H1 = np.square(1.0 / se_H)[:, None]
-        per_second_H1 = information_H1 * stage_part_H[:, None] / self.seconds_in_stage
-        log_wait_HW = np.broadcast_to(LOG_WAITS_W, (len(se_H), NUM_WAITS))
-        for _ in range(ZOOMS):
-            excess_HW = excess(1.0 / np.sqrt(information_H1 + per_second_H1 * np.exp(log_wait_HW)))
-            is_past_HW = excess_HW >= 0
-            place_H = np.maximum(np.argmax(is_past_HW, axis=1) - 1, 0)
-            is_known_H &= is_past_HW.any(axis=1)
-            start_H1 = np.take_along_axis(log_wait_HW, place_H[:, None], axis=1)
-            step_H1 = np.take_along_axis(log_wait_HW, place_H[:, None] + 1, axis=1) - start_H1
-            log_wait_HW = start_H1 + step_H1 * PARTS_W
-        wait_H = np.exp(start_H1[:, 0])
-        return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
-
-    def seconds_until_count(self, have: float, in_stage: float, wanted: float) -> float | None:
-        """When a count reaches what is wanted at this stage's pace."""
-        if in_stage <= 0 or self.seconds_in_stage <= 0:
+    def seconds_until_count(
+        self, have: float, in_stage: float, wanted: float, label: Label = Label.CLICK
+    ) -> float | None:
+        """When a count of what has matured for a label reaches what is wanted, at the present weight's pace."""
+        seconds = self.maturing_seconds(label)
+        if in_stage <= 0 or seconds <= 0:
             return None
-        return min(max(0.0, (wanted - have) / in_stage * self.seconds_in_stage), LONGEST_WAIT_SECONDS)
+        return min(max(0.0, (wanted - have) / in_stage * seconds), LONGEST_WAIT_SECONDS)
+
+
+def seconds_until(
+    excess: Callable[[FloatArray], FloatArray], se_H: FloatArray, pace_H: FloatArray
+) -> list[float | None]:
+    """When `excess` will no longer be negative, if information goes on growing at `Look.pace`.
+
+    `excess` is a rising function of information: it takes standard errors and gives its values, (H, W) both.
+    None if never or unknown.
+    """
+    is_known_H = np.isfinite(se_H) & (pace_H > 0)
+    if not is_known_H.any():
+        return [None] * len(se_H)
+    log_wait_HW = np.broadcast_to(LOG_WAITS_W, (len(se_H), NUM_WAITS))
+    for _ in range(ZOOMS):
+        excess_HW = excess(se_H[:, None] / np.sqrt(1.0 + pace_H[:, None] * np.exp(log_wait_HW)))
+        is_past_HW = excess_HW >= 0
+        place_H = np.maximum(np.argmax(is_past_HW, axis=1) - 1, 0)
+        is_known_H &= is_past_HW.any(axis=1)
+        start_H1 = np.take_along_axis(log_wait_HW, place_H[:, None], axis=1)
+        step_H1 = np.take_along_axis(log_wait_HW, place_H[:, None] + 1, axis=1) - start_H1
+        log_wait_HW = start_H1 + step_H1 * PARTS_W
+    wait_H = np.exp(start_H1[:, 0])
+    return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,15 +1,16 @@
 """Findings on the shadow's pairs: does the candidate know as much of who will click as stable does?"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from control_plane.domain.moments import PairMeasure
+from control_plane.domain.plan import JudgePlan
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.estimate import FloatArray
 from control_plane.guardrails.evalue import INTERVAL_TAU, half_width, log_e, z_of_t
-from control_plane.guardrails.look import Look
+from control_plane.guardrails.look import Look, seconds_until
 from control_plane.guardrails.paired_entropy import EntropyDifferences, entropy_differences
 
 NORMALISED_ENTROPY = "ne"
@@ -21,14 +22,14 @@ MAX_DIFFERENCE = 1e6  # shown differences end here: beyond it is noise
 def entropy_findings(look: Look) -> Iterator[Finding]:
     """The surface decides, view types are told. Higher entropy is worse."""
     found = entropy_differences(look.moments.pairs_GKP)
-    yield _of_surface(look, found)
+    yield from _of_surfaces([look], found)
     for index in range(1, len(look.moments.segments)):
         yield _told(look, found, index, Answer.MONITORED)
 
 
-def surface_entropy_finding(look: Look) -> Finding:
-    """The one that weighs in the rollback mean, in every phase."""
-    return _of_surface(look, entropy_differences(look.moments.pairs_GKP[:1]))
+def surface_entropy_findings(looks: Sequence[Look]) -> list[Finding]:
+    """The one of each look that weighs in its rollback mean, in every phase; the plans share one `JudgePlan`."""
+    return _of_surfaces(looks, entropy_differences(np.concatenate([look.moments.pairs_GKP[:1] for look in looks])))
 
 
 def entropy_gap(look: Look) -> str:
@@ -54,20 +55,30 @@ def is_information_lost(look: Look) -> bool:
     return math.isfinite(lower) and lower > look.plan.shadow.ne_harm_margin
 
 
-def _of_surface(look: Look, found: EntropyDifferences) -> Finding:
-    shadow, judge = look.plan.shadow, look.plan.judge
-    gap, is_known = entropy_gap(look), _is_known(look, found, 0)
-    difference, se, degrees = float(found.difference_G[0]), found.se_G[:1], float(found.buckets_G[0] - 1)
-    harm = float(_log_e(look, (difference - shadow.ne_harm_margin) / se, se, degrees)[0]) if is_known else 0.0
-    safe = float(_log_e(look, (shadow.ne_safe_margin - difference) / se, se, degrees)[0]) if is_known else 0.0
-    safe = 0.0 if gap else safe
+def _of_surfaces(looks: Sequence[Look], found: EntropyDifferences) -> list[Finding]:
+    """The first of `found`, one for each look."""
+    judge, size = looks[0].plan.judge, len(looks)
+    difference_L, se_L = found.difference_G[:size], found.se_G[:size]
+    harm_L, safe_L = np.array([[look.plan.shadow.ne_harm_margin, look.plan.shadow.ne_safe_margin] for look in looks]).T
+    score_L = np.concatenate([difference_L - harm_L, safe_L - difference_L]) / np.tile(se_L, 2)
+    log_e_L = _log_e(judge, score_L, np.tile(se_L, 2), np.tile(found.buckets_G[:size] - 1.0, 2))
+    return [
+        _of_surface(look, found, place, float(log_e_L[place]), float(log_e_L[size + place]))
+        for place, look in enumerate(looks)
+    ]
+
+
+def _of_surface(look: Look, found: EntropyDifferences, place: int, harm: float, safe: float) -> Finding:
+    judge, gap, is_known = look.plan.judge, entropy_gap(look), _is_known(look, found, place, 0)
+    harm = harm if is_known else 0.0
+    safe = safe if is_known and not gap else 0.0
     if harm >= -math.log(judge.alpha_rollback):
         answer = Answer.HARM
     elif gap or not is_known:
         answer = Answer.INSUFFICIENT if _sum(look, PairMeasure.PAIRS) else Answer.NO_DATA
     else:
         answer = Answer.SAFE if safe >= -math.log(judge.alpha_advance) else Answer.UNDECIDED
-    return _told(look, found, 0, answer, log_e_harm=harm, log_e_safe=safe, gap=gap)
+    return _told(look, found, 0, answer, place=place, log_e_harm=harm, log_e_safe=safe, gap=gap)
 
 
 def _told(
@@ -76,13 +87,16 @@ def _told(
     index: int,
     answer: Answer,
     *,
+    place: int | None = None,
     log_e_harm: float = 0.0,
     log_e_safe: float = 0.0,
     gap: str = "",
 ) -> Finding:
+    """`place` of the segment in `found`, where these are not one look's segments."""
+    place = index if place is None else place
     pairs_P = look.moments.pairs_GKP[index].sum(axis=0).tolist()
-    is_known, decides = _is_known(look, found, index), index == 0
-    difference, se, degrees = found.difference_G[index], found.se_G[index], found.buckets_G[index] - 1.0
+    is_known, decides = _is_known(look, found, place, index), index == 0
+    difference, se, degrees = found.difference_G[place], found.se_G[place], found.buckets_G[place] - 1.0
     width = half_width(se, degrees, alpha=look.plan.judge.alpha_rollback, tau=INTERVAL_TAU * TAU_SCALE)
     return Finding(
         metric=NORMALISED_ENTROPY,
@@ -103,11 +117,11 @@ def _told(
         conversions_stable=float(pairs_P[PairMeasure.CLICK]),
         conversions_candidate=float(pairs_P[PairMeasure.CLICK]),
         missing=gap,
-        seconds_to_resolve=_seconds(look, found, answer) if decides else None,
+        seconds_to_resolve=_seconds(look, found, place, answer) if decides else None,
     )
 
 
-def _seconds(look: Look, found: EntropyDifferences, answer: Answer) -> float | None:
+def _seconds(look: Look, found: EntropyDifferences, place: int, answer: Answer) -> float | None:
     shadow = look.plan.shadow
     if answer is Answer.INSUFFICIENT:
         matured, clicks = _sum(look, PairMeasure.MATURED), _sum(look, PairMeasure.CLICK)
@@ -116,24 +130,25 @@ def _seconds(look: Look, found: EntropyDifferences, answer: Answer) -> float | N
         return None if pairs_wait is None or click_wait is None else max(pairs_wait, click_wait)
     if answer is not Answer.UNDECIDED:
         return None
-    distance, degrees = shadow.ne_safe_margin - float(found.difference_G[0]), float(found.buckets_G[0] - 1)
+    distance = shadow.ne_safe_margin - float(found.difference_G[place])
+    degrees = np.array(found.buckets_G[place] - 1.0)
 
     def excess(se_W: FloatArray) -> FloatArray:
-        return _log_e(look, distance / se_W, se_W, degrees) + math.log(look.plan.judge.alpha_advance)
+        return _log_e(look.plan.judge, distance / se_W, se_W, degrees) + math.log(look.plan.judge.alpha_advance)
 
-    return look.seconds_until(excess, found.se_G[:1], np.ones(1))[0]
-
-
-def _log_e(look: Look, t_W: FloatArray, se_W: FloatArray, degrees: float) -> FloatArray:
-    taus = [tau * TAU_SCALE for tau in look.plan.judge.taus]
-    return log_e(z_of_t(t_W, np.full(t_W.shape, degrees)), se_W, taus, look.plan.judge.tau_weights)
+    return seconds_until(excess, found.se_G[place : place + 1], np.array([look.pace(1.0)]))[0]
 
 
-def _is_known(look: Look, found: EntropyDifferences, index: int) -> bool:
+def _log_e(judge: JudgePlan, t_X: FloatArray, se_X: FloatArray, degrees_X: FloatArray) -> FloatArray:
+    taus = [tau * TAU_SCALE for tau in judge.taus]
+    return log_e(z_of_t(t_X, np.broadcast_to(degrees_X, t_X.shape)), se_X, taus, judge.tau_weights)
+
+
+def _is_known(look: Look, found: EntropyDifferences, place: int, index: int) -> bool:
     clicks = int(look.moments.pairs_GKP[index, :, PairMeasure.CLICK].sum())
     has_enough = clicks >= look.plan.judge.min_expected_conversions
-    has_users = int(found.buckets_G[index]) >= look.plan.judge.min_buckets
-    return has_enough and has_users and math.isfinite(found.difference_G[index])
+    has_users = int(found.buckets_G[place]) >= look.plan.judge.min_buckets
+    return has_enough and has_users and math.isfinite(found.difference_G[place])
 
 
 def _sum(look: Look, measure: PairMeasure) -> int:

@@ -18,6 +18,7 @@ from control_plane.commands.client import err, fail, out
 from control_plane.commands.environment import told_plainly
 from control_plane.domain.errors import InvalidField, InvalidPlan
 from control_plane.domain.plan import RolloutPlan
+from control_plane.domain.plan_mapping import plan_to_mapping
 from control_plane.plan_file import read_plan
 from control_plane.rehearsal.audience import Audience
 from control_plane.rehearsal.effects_text import scenario_of
@@ -28,8 +29,10 @@ from control_plane.rehearsal.rehearse import Trial, rehearse
 from control_plane.rehearsal.report import Report
 from control_plane.rehearsal.results import Result
 from control_plane.rehearsal.scenarios import Scenario, all_scenarios, scenarios
+from control_plane.rehearsal.second_opinion import FORMAT as OPINIONS_FORMAT
+from control_plane.rehearsal.second_opinion import holds_inputs, second_opinions
 from control_plane.rehearsal.sources import Recorded, Simulated, Source
-from control_plane.rehearsal.table import rendered
+from control_plane.rehearsal.table import opinions_rendered, rendered
 
 DEFAULTS = Audience()
 INTERRUPTED = 130
@@ -60,7 +63,10 @@ def rehearse_plan(
     ] = None,
     recorded: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Rehearse on what stable served, read from an event log, not on simulations."),
+        typer.Option(
+            metavar="DIR",
+            help="Rehearse on what stable served, read from an event log; or on packed verdict inputs.",
+        ),
     ] = None,
     surface: Annotated[str | None, typer.Option(help="Of the recording, where it holds several.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=100_000, help="Rollouts tried under each scenario.")] = 50,
@@ -106,6 +112,9 @@ def rehearse_plan(
     plots = _plots() if html_file is not None else None
     for file in (json_file, html_file, journal_file):
         _refuse_unwritable(file)
+    if recorded is not None and holds_inputs(recorded):
+        _tell_opinions(plan, recorded, json_file)
+        return
     with told_plainly():
         if recorded is not None:
             _refuse_audience(context)
@@ -132,6 +141,16 @@ def rehearse_plan(
         _write(json_file, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     if html_file is not None and plots is not None:
         _write(html_file, page(report, _drawn(plots, report)))
+
+
+def _tell_opinions(plan: RolloutPlan, folder: Path, json_file: Path | None) -> None:
+    """The recording holds what verdicts were made of: the plan's judge is asked about each, as it was."""
+    with told_plainly():
+        opinions = second_opinions(plan, folder)
+    out.print(opinions_rendered(plan.name, opinions), highlight=False)
+    if json_file is not None:
+        told = {"format": OPINIONS_FORMAT, "plan": plan_to_mapping(plan), "looks": [one.to_json() for one in opinions]}
+        _write(json_file, json.dumps(told, indent=1, allow_nan=False) + "\n")
 
 
 def _plan(path: Path) -> RolloutPlan:

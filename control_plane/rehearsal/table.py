@@ -1,6 +1,6 @@
 """A rehearsal on the terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -9,6 +9,7 @@ from rich.text import Text
 from control_plane.rehearsal.report import Report
 from control_plane.rehearsal.results import Grade, Result
 from control_plane.rehearsal.run import Ending
+from control_plane.rehearsal.second_opinion import Opinion
 from control_plane.rehearsal.wording import WISHES, findings, short
 
 MARKS = {Grade.GOOD: ("✓", "green"), Grade.PARTLY: ("~", "yellow"), Grade.POOR: ("✗", "red"), Grade.OPEN: ("·", "dim")}
@@ -18,6 +19,31 @@ def rendered(report: Report) -> RenderableType:
     plan = report.trial.plan.name
     title = f"Plan {plan}, {len(report.results[0].runs)} runs of each scenario on {report.trial.source.sentence}"
     return Group(Text(title, style="bold"), Text(), _table(report), Text(), *_findings(report), Text(), *_notes(report))
+
+
+def opinions_rendered(plan: str, opinions: Sequence[Opinion]) -> RenderableType:
+    """Every look whose answer changed from the look before, under either plan, and every one where they differ."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("as of (UTC)", "share", "said then", f"under {plan}"):
+        table.add_column(heading, no_wrap=heading != f"under {plan}")
+    before: tuple[str, str] | None = None
+    for one in opinions:
+        answers = (one.then.outcome.value, one.now.outcome.value)
+        if answers != before or one.differs:
+            share = f"{one.then.share_bp / 100:g} %"
+            said = f"{_outcome(answers[1])}: {one.now.reason}" if one.differs else _outcome(answers[1])
+            table.add_row(one.at, share, _outcome(answers[0]), Text(said, style="bold" if one.differs else ""))
+        before = answers
+    differing = sum(one.differs for one in opinions)
+    summary = (
+        f"{len(opinions)} recorded looks; under {plan} the judge would have said otherwise at {differing} of them."
+    )
+    note = "Each look is judged as it was recorded: a rollout that went another way would have met other evidence."
+    return Group(Text(summary, style="bold"), Text(), table, Text(), Text(note, style="dim"))
+
+
+def _outcome(outcome: str) -> str:
+    return outcome.replace("_", " ")
 
 
 def _table(report: Report) -> Table:

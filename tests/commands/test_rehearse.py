@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.rehearsal.logs import write_log
+from tests.rehearsal.packed import write_inputs
 
 PLAN = """
 name: quick
@@ -39,6 +40,14 @@ def plan(tmp_path: Path) -> Path:
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN)
     return path
+
+
+@pytest.fixture
+def packed_looks(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    write_inputs(folder)
+    return folder
 
 
 def surefoot(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -146,6 +155,21 @@ def test_a_plan_that_cannot_be_armed_cannot_be_rehearsed(tmp_path: Path, content
     assert refused.returncode == 1
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_packed_verdict_inputs_are_judged_under_another_plan(plan: Path, packed_looks: Path, tmp_path: Path) -> None:
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(
+        PLAN.replace("loss_budget: 0.1", "loss_budget: 0.001").replace("safe_margin: 12%", "safe_margin: 3.1%")
+    )
+
+    same = surefoot("rehearse", plan, "--recorded", packed_looks)
+    other = surefoot("rehearse", strict, "--recorded", packed_looks, "--json", tmp_path / "told.json")
+
+    assert (same.returncode, other.returncode) == (0, 0), same.stderr + other.stderr
+    assert "said otherwise at 0 of them" in same.stdout
+    assert "4 recorded looks" in other.stdout
+    assert len(json.loads((tmp_path / "told.json").read_text())["looks"]) == 4
 
 
 def test_html_without_matplotlib_names_the_extra(plan: Path, tmp_path: Path) -> None:

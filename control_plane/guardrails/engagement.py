@@ -36,13 +36,19 @@ def engagement_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     return [tuple(islice(findings, size)) for size in sizes]
 
 
-def log_ratios_of(look: Look, guardrail: GuardrailPlan, *, strata: BoolArray | None = None) -> LogRatios:
-    """The metric's log ratios per segment, over all strata or some."""
-    label, unit_G = LABEL_OF[guardrail.metric], _conversion_size(look, guardrail)
-    numerator_GSAK = look.moments.cells_of(NUMERATOR_OF[label])
-    if strata is None:
-        return _without_the_past(look, label, look.comparison(label).log_ratios(numerator_GSAK, unit_G), unit_G)
-    return log_ratios(numerator_GSAK[:, strata], look.moments.cells_of(MATURED_OF[label])[:, strata], unit_G)
+def conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
+    """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
+    if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
+        return np.ones(len(look.moments.segments))
+    totals_MG = look.totals_MGSA.sum(axis=(2, 3)).astype(np.float64)
+    return np.asarray(totals_MG[Measure.REVENUE] / np.maximum(totals_MG[Measure.CLICK], 1.0))
+
+
+def log_ratios_of(look: Look, guardrail: GuardrailPlan) -> LogRatios:
+    """The metric's log ratios per segment."""
+    label, unit_G = LABEL_OF[guardrail.metric], conversion_size(look, guardrail)
+    ratios = look.comparison(label).log_ratios(look.moments.cells_of(NUMERATOR_OF[label]), unit_G)
+    return _without_the_past(look, label, ratios, unit_G)
 
 
 def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: FloatArray) -> LogRatios:
@@ -276,11 +282,3 @@ def _seconds_until_safe(rows: Sequence[_Row], tests: _Tests) -> list[float | Non
     for index, wait in zip(open_O.tolist(), found, strict=True):
         waits[index] = wait
     return waits
-
-
-def _conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
-    """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
-    if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
-        return np.ones(len(look.moments.segments))
-    totals_MG = look.totals_MGSA.sum(axis=(2, 3)).astype(np.float64)
-    return np.asarray(totals_MG[Measure.REVENUE] / np.maximum(totals_MG[Measure.CLICK], 1.0))

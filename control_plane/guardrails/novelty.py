@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from control_plane.domain.events import Label
+from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF
 from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan
 from control_plane.domain.verdict import percent
-from control_plane.guardrails.engagement import log_ratios_of
-from control_plane.guardrails.estimate import BoolArray
+from control_plane.guardrails.engagement import conversion_size
+from control_plane.guardrails.estimate import BoolArray, Comparison
 from control_plane.guardrails.evalue import relative
 from control_plane.guardrails.look import Look
 
@@ -20,44 +22,62 @@ THURSDAY = 3  # weekday of 1970-01-01, Monday being 0
 
 def novelty_objections(look: Look) -> Iterator[str]:
     """Reasons not to trust that the gates' effects will last; none where the days to ask do not exist yet."""
-    days = look.plan.judge.novelty_days
-    if not days or look.stage.advances_left > LAST_GATES:
+    if not look.plan.judge.novelty_days or look.stage.advances_left > LAST_GATES:
         return
+    days = _Days(look)
     for guardrail in look.plan.guardrails:
         if guardrail.role.gates:
             yield from _late_days_objection(look, guardrail, days)
-            yield from _weekend_objection(look, guardrail)
+            yield from _weekend_objection(guardrail, days)
 
 
-def _late_days_objection(look: Look, guardrail: GuardrailPlan, days: int) -> Iterator[str]:
+class _Days:
+    """The surface's effects over some of the days; labels of one window share their impressions' jackknife."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._windows_ms = look.plan.windows_ms()
+        self._comparisons: dict[tuple[int, bytes], Comparison] = {}
+
+    def effect(self, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
+        """Log ratio and standard error; NaN where these days hold too few conversions to be read."""
+        moments, judge, label = self._look.moments, self._look.plan.judge, LABEL_OF[guardrail.metric]
+        strata: BoolArray = np.array([takes_day(stratum.day) for stratum in moments.strata], dtype=np.bool_)
+        if not strata.any():
+            return math.nan, math.nan
+        numerator_HSAK = moments.cells_of(NUMERATOR_OF[label])[:1, strata]
+        unit_H = conversion_size(self._look, guardrail)[:1]
+        ratios = self._comparison(label, strata).log_ratios(numerator_HSAK, unit_H)
+        expected = ratios.expected_H[0] / unit_H[0] if unit_H[0] > 0 else 0.0
+        if ratios.buckets_H[0] < judge.min_buckets or expected < judge.min_conversions:
+            return math.nan, math.nan
+        return float(ratios.theta_H[0]), float(ratios.se_H[0])
+
+    def _comparison(self, label: Label, strata: BoolArray) -> Comparison:
+        key = self._windows_ms[label], strata.tobytes()
+        if key not in self._comparisons:
+            self._comparisons[key] = Comparison(self._look.moments.cells_of(MATURED_OF[label])[:1, strata])
+        return self._comparisons[key]
+
+
+def _late_days_objection(look: Look, guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:
     complete = sorted({stratum.day for stratum in look.moments.strata if _is_complete(look, guardrail, stratum.day)})
-    latest = set(complete[-days:])
-    theta, _ = _surface_effect(look, guardrail, lambda day: day in latest)
+    latest = set(complete[-look.plan.judge.novelty_days :])
+    theta, _ = days.effect(guardrail, lambda day: day in latest)
     margin = look.margin(guardrail, 1.0)
     if math.isfinite(theta) and DIRECTION_OF[guardrail.metric] * theta < math.log1p(-margin):
         name = f"{guardrail.metric} over the last {len(latest)} complete days"
         yield f"{name} is {percent(relative(theta))}, beyond the margin of {percent(margin, signed=False)}"
 
 
-def _weekend_objection(look: Look, guardrail: GuardrailPlan) -> Iterator[str]:
-    weekend, weekend_se = _surface_effect(look, guardrail, _is_weekend)
-    weekday, weekday_se = _surface_effect(look, guardrail, lambda day: not _is_weekend(day))
+def _weekend_objection(guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:
+    weekend, weekend_se = days.effect(guardrail, _is_weekend)
+    weekday, weekday_se = days.effect(guardrail, lambda day: not _is_weekend(day))
     if not (math.isfinite(weekend) and math.isfinite(weekday)):
         return
     if abs(weekend - weekday) >= MAX_WEEKEND_SCORE * math.hypot(weekend_se, weekday_se):
         effects = f"{percent(relative(weekend))} on weekends and {percent(relative(weekday))} on weekdays"
         yield f"{guardrail.metric} differs by day: {effects}"
-
-
-def _surface_effect(look: Look, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
-    """Log ratio and standard error over some days; NaN where they hold too few conversions to be read."""
-    strata: BoolArray = np.array([takes_day(stratum.day) for stratum in look.moments.strata], dtype=np.bool_)
-    if not strata.any():
-        return math.nan, math.nan
-    ratios = log_ratios_of(look, guardrail, strata=strata)
-    if ratios.buckets_H[0] < look.plan.judge.min_buckets or ratios.expected_H[0] < look.plan.judge.min_conversions:
-        return math.nan, math.nan
-    return float(ratios.theta_H[0]), float(ratios.se_H[0])
 
 
 def _is_complete(look: Look, guardrail: GuardrailPlan, day: int) -> bool:

@@ -83,25 +83,21 @@ def conversions_of(look: Look, guardrail: GuardrailPlan, ratios: LogRatios) -> l
     """Per segment; `ratios` are the guardrail's over all strata."""
     label, counted = LABEL_OF[guardrail.metric], conversion_of(guardrail.metric)
     is_revenue = guardrail.metric is Metric.REVENUE_PER_IMPRESSION
-    shared_MGSA = look.totals_MGSA * (ratios.overlap_HS[:, :, None] > 0)
-    conversions_GSA = shared_MGSA[counted]
-    value_GA = shared_MGSA[NUMERATOR_OF[label]].sum(axis=1) / (FIXED_POINT if is_revenue else 1)
-    in_stage_GA = conversions_GSA[:, look.in_present_stage].sum(axis=1)
-    overlap_G = ratios.overlap_HS.sum(axis=1)
-    stage_part_G = divide(ratios.overlap_HS[:, look.in_present_stage].sum(axis=1), overlap_G)
-    expected_G = _expected_clicks(shared_MGSA) if is_revenue else ratios.expected_H
+    shared = look.shared(label)
+    value_GA = shared.totals_MGA[NUMERATOR_OF[label]] / (FIXED_POINT if is_revenue else 1)
+    expected_G = _expected_clicks(shared.totals_MGSA) if is_revenue else ratios.expected_H
     payers_GA = np.full(value_GA.shape, np.inf)
     if is_revenue:
-        payers_GA = effective_count(look.moments.sums_of(Measure.REVENUE).sum(axis=1))
+        payers_GA = effective_count(look.moments.cells_of(Measure.REVENUE).sum(axis=1))
     columns = zip(
-        shared_MGSA[MATURED_OF[label]].sum(axis=1).tolist(),
-        conversions_GSA.sum(axis=1).tolist(),
-        in_stage_GA.tolist(),
+        shared.totals_MGA[MATURED_OF[label]].tolist(),
+        shared.totals_MGA[counted].tolist(),
+        shared.in_stage_MGA[counted].tolist(),
         value_GA.tolist(),
         expected_G.tolist(),
         ratios.buckets_H.tolist(),
         payers_GA.tolist(),
-        stage_part_G.tolist(),
+        shared.stage_part_G.tolist(),
         strict=True,
     )
     return [

@@ -40,8 +40,7 @@ def conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
     """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
     if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
         return np.ones(len(look.moments.segments))
-    totals_MG = look.totals_MGSA.sum(axis=(2, 3)).astype(np.float64)
-    return np.asarray(totals_MG[Measure.REVENUE] / np.maximum(totals_MG[Measure.CLICK], 1.0))
+    return np.asarray(look.totals_MG[Measure.REVENUE] / np.maximum(look.totals_MG[Measure.CLICK], 1.0))
 
 
 def log_ratios_of(look: Look, guardrail: GuardrailPlan) -> LogRatios:
@@ -56,8 +55,10 @@ def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: Float
     before_MGAK = look.moments.before_MGAK
     if before_MGAK is None:
         return ratios
-    before = log_ratios(before_MGAK[NUMERATOR_OF[label]][:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
-    has_enough_G = before.expected_H >= look.plan.judge.min_expected_conversions * unit_G
+    numerator_GAK = before_MGAK[NUMERATOR_OF[label]]
+    before = log_ratios(numerator_GAK[:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
+    fewer_G = numerator_GAK.sum(axis=2).min(axis=1)  # of either arm, so that arms may be exchanged
+    has_enough_G = fewer_G >= look.plan.judge.min_expected_conversions * unit_G
     found = adjusted(
         ratios.theta_HJ,
         ratios.se_H,

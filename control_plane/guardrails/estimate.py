@@ -73,8 +73,8 @@ class Comparison:
         has_data_HAK: BoolArray = np.asarray(has_data_HSAK.any(axis=1))
         self._buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
         self._has_data_HK = np.asarray(has_data_HAK.any(axis=1))
-        self._overlap_HS = np.zeros(self._is_shared_HS.shape)
-        self._overlap_HS[:, self._lives_S] = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
+        self.overlap_HS = np.zeros(self._is_shared_HS.shape)
+        self.overlap_HS[:, self._lives_S] = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
 
     def log_ratios(self, numerator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
         """As the function of the same name."""
@@ -90,7 +90,7 @@ class Comparison:
             se_H=jackknife_se(theta_HJ, self._has_data_HK),
             buckets_H=self._buckets_H,
             expected_H=_expected(numerator_HSAJ[..., 0], self._denominator_HSAJ[..., 0]),
-            overlap_HS=self._overlap_HS,
+            overlap_HS=self.overlap_HS,
             theta_HJ=theta_HJ,
             has_data_HK=self._has_data_HK,
         )

@@ -54,7 +54,7 @@ class Look:
 
     def maturing_seconds(self, label: Label) -> float:
         """How long the present weight's impressions have been maturing for a label; 0 before the first has."""
-        return max(0.0, self.seconds_under_weight - self._windows_ms[label] / 1_000)
+        return max(0.0, self.seconds_under_weight - self.windows_ms[label] / 1_000)
 
     @cached_property
     def in_present_stage(self) -> BoolArray:
@@ -63,14 +63,32 @@ class Look:
 
     def comparison(self, label: Label) -> Comparison:
         """Both arms' impressions that have matured for a label; labels of one window share them."""
-        window = self._windows_ms[label]
+        window = self.windows_ms[label]
         if window not in self._comparisons:
             self._comparisons[window] = Comparison(self.moments.cells_of(MATURED_OF[label]))
         return self._comparisons[window]
 
+    def shared(self, label: Label) -> "Shared":
+        """What both arms have in common strata, among impressions that have matured for a label."""
+        window = self.windows_ms[label]
+        if window not in self._shared:
+            overlap_GS = self.comparison(label).overlap_HS
+            totals_MGSA = self.totals_MGSA * (overlap_GS > 0)[:, :, None]
+            self._shared[window] = Shared(
+                totals_MGSA=totals_MGSA,
+                totals_MGA=totals_MGSA.sum(axis=2),
+                in_stage_MGA=totals_MGSA[:, :, self.in_present_stage].sum(axis=2),
+                stage_part_G=divide(overlap_GS[:, self.in_present_stage].sum(axis=1), overlap_GS.sum(axis=1)),
+            )
+        return self._shared[window]
+
     @cached_property
-    def _windows_ms(self) -> dict[Label, int]:
+    def windows_ms(self) -> dict[Label, int]:
         return self.plan.windows_ms()
+
+    @cached_property
+    def _shared(self) -> "dict[int, Shared]":
+        return {}
 
     @cached_property
     def _comparisons(self) -> dict[int, Comparison]:
@@ -96,15 +114,24 @@ class Look:
         return np.concatenate([counts_MGSA, self.moments.values_MGSAK.sum(axis=-1)])
 
     @cached_property
+    def totals_MGA(self) -> IntArray:
+        """Every measure over all strata."""
+        return np.asarray(self.totals_MGSA.sum(axis=2))
+
+    @cached_property
+    def totals_MG(self) -> FloatArray:
+        """Every measure over both arms."""
+        return np.asarray(self.totals_MGA.sum(axis=2), dtype=np.float64)
+
+    @cached_property
     def in_stage_MGA(self) -> IntArray:
         """Every measure over the strata of the present stage."""
         return np.asarray(self.totals_MGSA[:, :, self.in_present_stage].sum(axis=2))
 
     def expected_by_end(self, measure: Measure, matured: Measure) -> FloatArray:
         """Conversions that the candidate would have by the stage's longest duration at stable's rates."""
-        sums_MGA = self.totals_MGSA[[measure, matured]].sum(axis=2).astype(np.float64)
-        stable_G, candidate_G = sums_MGA[1, :, Arm.STABLE], sums_MGA[1, :, Arm.CANDIDATE]
-        rate_G = divide(sums_MGA[0, :, Arm.STABLE], stable_G)
+        stable_G, candidate_G = self.totals_MGA[matured].T
+        rate_G = divide(self.totals_MGA[measure, :, Arm.STABLE].astype(np.float64), stable_G.astype(np.float64))
         pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
         left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
         coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP
@@ -122,7 +149,7 @@ class Look:
 
     def traffic_share(self, matured: Measure) -> FloatArray:
         """Each segment's part of the surface's matured impressions, 1 where there are none yet."""
-        impressions_G = self.totals_MGSA[matured].sum(axis=(1, 2)).astype(np.float64)
+        impressions_G = self.totals_MG[matured]
         return np.where(impressions_G > 0, impressions_G / max(impressions_G[0], 1.0), 1.0)
 
     def margin(self, guardrail: GuardrailPlan, segment_share: float) -> float:
@@ -172,6 +199,16 @@ def seconds_until(
         log_wait_HW = start_H1 + step_H1 * PARTS_W
     wait_H = np.exp(start_H1[:, 0])
     return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shared:
+    """Sums over the strata that both arms live in; `stage_part_G` of the comparable impressions came in this stage."""
+
+    totals_MGSA: IntArray
+    totals_MGA: IntArray
+    in_stage_MGA: IntArray
+    stage_part_G: FloatArray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,6 @@ class _Days:
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._windows_ms = look.plan.windows_ms()
         self._comparisons: dict[tuple[int, bytes], Comparison] = {}
 
     def effect(self, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
@@ -54,7 +53,7 @@ class _Days:
         return float(ratios.theta_H[0]), float(ratios.se_H[0])
 
     def _comparison(self, label: Label, strata: BoolArray) -> Comparison:
-        key = self._windows_ms[label], strata.tobytes()
+        key = self._look.windows_ms[label], strata.tobytes()
         if key not in self._comparisons:
             self._comparisons[key] = Comparison(self._look.moments.cells_of(MATURED_OF[label])[:1, strata])
         return self._comparisons[key]
@@ -82,7 +81,7 @@ def _weekend_objection(guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:
 
 def _is_complete(look: Look, guardrail: GuardrailPlan, day: int) -> bool:
     """A whole UTC day within the rollout, all of whose labels have matured."""
-    window_ms = look.plan.windows_ms()[LABEL_OF[guardrail.metric]]
+    window_ms = look.windows_ms[LABEL_OF[guardrail.metric]]
     has_matured = (day + 1) * DAY_MS + window_ms <= look.moments.as_of_ms
     return has_matured and day * DAY_MS >= look.stage.started_at_ms
 

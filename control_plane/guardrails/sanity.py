@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 from itertools import pairwise
-from numbers import Integral
 from typing import NoReturn
 
 import numpy as np
@@ -69,7 +68,7 @@ def _check_numbers(moments: Moments) -> None:
         ("newest_event_ms", [moments.newest_event_ms or 0]),
         ("candidate_newest_ms", [moments.candidate_newest_ms or 0]),
     ):
-        if not all(isinstance(number, Integral) for number in numbers):
+        if not all(isinstance(number, int | np.integer) for number in numbers):
             _fail(field, "must be whole numbers")
 
 

@@ -15,7 +15,7 @@ from control_plane.domain.moments import Measure, Moments, Stratum
 from control_plane.domain.rollout import Phase
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
 from control_plane.domain.verdict import Answer, Blame, Finding, Outcome, Rule, Verdict
-from control_plane.guardrails.judge import judge
+from control_plane.guardrails.judge import Case, judge, judge_all
 from tests.guardrails.builders import (
     DAY_MS,
     a_health,
@@ -578,3 +578,34 @@ def test_users_days_before_the_rollout_narrow_the_interval() -> None:
     assert plain is not None
     assert explained is not None
     assert explained < 0.7 * plain
+
+
+def test_many_cases_judged_together_are_judged_as_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    plans = [
+        a_judged_plan(),
+        a_judged_plan(
+            guardrails=[{"metric": "ctr"}, {"metric": "hide_rate"}], judge={"taus": [0.05], "tau_weights": [1]}
+        ),
+    ]
+    phases = [Phase.RAMPING, Phase.WATCHING, Phase.SHADOW, Phase.HELD, Phase.RAMPING]
+    shares = [(2_500,), (100, 2_500, 5_000), (), (5_000,) * 9]
+    cases = [
+        Case(
+            plan=plans[index % 2],
+            stage=a_stage(phases[index % 5]),
+            moments=simulated_moments(
+                rng,
+                shares_bp=shares[index % 4],
+                effect=-0.02 * (index % 3),
+                view_types=("grid", "list", "story")[: 1 + index % 3],
+            ),
+            health=a_health(),
+        )
+        for index in range(23)
+        if shares[index % 4]
+    ]
+
+    together = [verdict.to_json() for verdict in judge_all(cases)]
+
+    assert together == [judge(case.plan, case.stage, case.moments, case.health).to_json() for case in cases]

@@ -7,7 +7,7 @@ ARGS ?=
 comma := ,
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check bench figures install clean
 
 demo: $(STAMP)
 	$(BIN)/surefoot demo $(ARGS)
@@ -21,6 +21,9 @@ test check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+figures: $(STAMP)
+	$(BIN)/python -m docs.figures $(ARGS)
 
 install: $(STAMP)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from docs.figures import IMAGES, PAGE, PICTURES, TABLES, image_of
-from docs.statistics_figures import looking, measured, scoring
+from docs.statistics_figures import looking, measured, ramping, scoring
 from docs.statistics_figures.drawing import Picture
 from docs.statistics_figures.table import table_names, with_tables
 
@@ -39,7 +39,7 @@ def test_a_quick_simulation_gives_the_table_on_the_page(make: Picture) -> None:
 
 
 def test_a_picture_is_the_same_text_each_time() -> None:
-    assert scoring.maturity()[0] == scoring.maturity()[0]
+    assert ramping.stage_margins()[0] == ramping.stage_margins()[0]
 
 
 def test_every_place_for_a_table_has_its_maker() -> None:

@@ -137,7 +137,7 @@ class OperationalPlan:
     metric: OperationalMetric
     limit: float
     role: Role = Role.GUARD
-    min_samples: int = 1_000  # requests, scores, … before it is judged
+    min_samples: int = 1_000  # calls before it is judged; of gates and features those that were looked at, 1 in 32
     on_insufficient: OnMissing = OnMissing.EXTEND
     on_no_data: OnMissing = OnMissing.EXTEND
     on_stale: OnMissing = OnMissing.EXTEND

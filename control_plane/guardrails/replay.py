@@ -137,7 +137,7 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
         "strata": tuple(Stratum(**stratum) for stratum in scalars["strata"]),
         "users_A": tuple(scalars["users_A"]),
     }
-    counts = {arm: _serving_counts(health[arm]) for arm in ("stable", "candidate")}
+    counts = {arm: ServingCounts.from_mapping(health[arm]) for arm in ("stable", "candidate")}
     return Inputs(
         plan=plan_from_mapping(header["plan"]),
         stage=Stage(**{**stage, "phase": Phase(stage["phase"])}),
@@ -145,11 +145,6 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
         health=Health(**{**health, **counts}),
         readings=tuple(_reading(told) for told in header["readings"]),
     )
-
-
-def _serving_counts(told: dict[str, Any]) -> ServingCounts:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    return ServingCounts(**fields)
 
 
 def _reading(told: dict[str, Any]) -> Reading:

@@ -25,7 +25,7 @@ from control_plane.rehearsal.effects_text import scenario_of
 from control_plane.rehearsal.journal import Journal
 from control_plane.rehearsal.page import blind_days, page
 from control_plane.rehearsal.recording import Recording, read_recording
-from control_plane.rehearsal.rehearse import Trial, rehearse
+from control_plane.rehearsal.rehearse import Trial, check_looks, rehearse
 from control_plane.rehearsal.report import Report
 from control_plane.rehearsal.results import Result
 from control_plane.rehearsal.scenarios import Scenario, all_scenarios, scenarios
@@ -116,6 +116,7 @@ def rehearse_plan(
         _tell_opinions(plan, recorded, json_file)
         return
     with told_plainly():
+        check_looks(looks_per_day)
         if recorded is not None:
             _refuse_audience(context)
             source: Source = Recorded(recording=_recording(recorded, surface, plan, looks_per_day))

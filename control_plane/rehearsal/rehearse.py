@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from control_plane.domain.errors import InvalidField
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_to_mapping
 from control_plane.rehearsal.journal import Journal, Key
@@ -32,6 +33,7 @@ from control_plane.rehearsal.wishes import expectation
 CODE = Path(__file__).parents[1]  # of what runs depend on: the packages below
 PACKAGES = ("domain", "guardrails", "rehearsal")
 THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+LOOKS_PER_DAY = (1, 2, 3, 4, 6, 8, 12, 24, 48, 96)  # whole hours or quarters of one, so that no label straddles a look
 WAITING_PER_JOB = 4  # tasks given out at once: enough to keep a process busy, few enough to stop soon
 
 
@@ -45,8 +47,7 @@ class Trial:
     looks_per_day: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.looks_per_day <= 288:
-            raise ValueError(f"looks_per_day must be 1 to 288, not {self.looks_per_day}")
+        check_looks(self.looks_per_day)
 
     def identity(self) -> dict[str, str]:
         """By name, what a journal's runs must agree in."""
@@ -103,6 +104,12 @@ def rehearse(
         )
         for scenario in scenarios
     )
+
+
+def check_looks(looks_per_day: int) -> None:
+    if looks_per_day not in LOOKS_PER_DAY:
+        known = ", ".join(map(str, LOOKS_PER_DAY))
+        raise InvalidField("looks_per_day", f"must part a day evenly ({known}), not {looks_per_day}")
 
 
 @cache

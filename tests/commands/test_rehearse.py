@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from control_plane.__main__ import app as command_line
 from tests.rehearsal.logs import write_log
 from tests.rehearsal.packed import write_inputs
 
@@ -48,6 +50,10 @@ def packed_looks(tmp_path: Path) -> Path:
     folder.mkdir()
     write_inputs(folder)
     return folder
+
+
+def in_process(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "120"}).invoke(command_line, [str(argument) for argument in arguments])
 
 
 def surefoot(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -126,17 +132,17 @@ def test_a_plan_is_rehearsed_on_a_recording(plan: Path, tmp_path: Path) -> None:
         (("--view-type", "grid=nan"), "must be NAME=SHARE"),
         (("--view-type", "grid=1", "--view-type", "grid=2"), "grid is given twice"),
         (("--users", "10"), "Invalid value for '--users'"),
+        (("--looks-per-day", "5"), "must part a day evenly (1, 2, 3, 4, 6"),
         (("--runs", "0"), "Invalid value for '--runs'"),
         (("--html", "/nowhere/report.html"), "there is no folder /nowhere"),
         (("--journal", "/nowhere/journal"), "there is no folder /nowhere"),
     ],
 )
 def test_garbage_is_refused_in_a_sentence(plan: Path, arguments: tuple[str, ...], said: str) -> None:
-    refused = surefoot("rehearse", plan, "--runs", 1, *arguments)
+    refused = in_process("rehearse", plan, "--runs", 1, *arguments)
 
-    assert refused.returncode in (1, 2)
+    assert refused.exit_code in (1, 2)
     assert said in " ".join(refused.stderr.split())
-    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -150,11 +156,10 @@ def test_garbage_is_refused_in_a_sentence(plan: Path, arguments: tuple[str, ...]
 def test_a_plan_that_cannot_be_armed_cannot_be_rehearsed(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "bad.yaml").write_bytes(content)
 
-    refused = surefoot("rehearse", tmp_path / "bad.yaml")
+    refused = in_process("rehearse", tmp_path / "bad.yaml")
 
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert said in refused.stderr
-    assert "Traceback" not in refused.stderr
 
 
 def test_packed_verdict_inputs_are_judged_under_another_plan(plan: Path, packed_looks: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from control_plane.domain.errors import InvalidField
 from control_plane.rehearsal.audience import Effects
 from control_plane.rehearsal.journal import Journal
 from control_plane.rehearsal.rehearse import rehearse
@@ -90,9 +91,10 @@ def test_no_runs_and_no_jobs_are_refused(runs: int, jobs: int) -> None:
         rehearse(a_trial(), [EQUAL], runs=runs, jobs=jobs)
 
 
-def test_no_looks_are_refused() -> None:
-    with pytest.raises(ValueError, match="looks_per_day"):
-        a_trial(looks_per_day=0)
+@pytest.mark.parametrize("looks", [0, -1, 5, 7, 97])
+def test_looks_that_do_not_part_a_day_are_refused(looks: int) -> None:
+    with pytest.raises(InvalidField, match="looks_per_day: must part a day evenly"):
+        a_trial(looks_per_day=looks)
 
 
 def test_identities_name_what_differs() -> None:

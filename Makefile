@@ -6,8 +6,9 @@ EXTRAS ?= dev
 ARGS ?=
 comma := ,
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+RIVALS_STAMP := $(VENV)/.installed-rivals
 
-.PHONY: demo test check bench figures install clean
+.PHONY: demo test check bench rivals figures install clean
 
 demo: $(STAMP)
 	$(BIN)/surefoot demo $(ARGS)
@@ -19,8 +20,15 @@ test check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto $(ARGS)
 
-bench: $(STAMP)
+bench: $(RIVALS_STAMP)
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+rivals: $(RIVALS_STAMP)
+
+# What benchmarks measure against; nothing else needs it.
+$(RIVALS_STAMP): $(STAMP) benchmarks/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@touch $@
 
 figures: $(STAMP)
 	$(BIN)/python -m docs.figures $(ARGS)

@@ -38,6 +38,7 @@ def entropy_differences(pairs_GKP: IntArray) -> EntropyDifferences:
         mean_GAP = sums_GPJ[:, [PairMeasure.SCORE_STABLE, PairMeasure.SCORE_CANDIDATE], 0] / FIXED_POINT
         score_GA = mean_GAP / matured_GJ[:, :1]
         excess_GA = _divergence(rate_GJ[:, :1], score_GA) / entropy_GJ[:, :1]
+        unexplained_G = difference_GJ[:, 0] - (excess_GA[:, 1] - excess_GA[:, 0])
     is_known_G = np.asarray(np.isfinite(difference_GJ).all(axis=1))
     difference_GJ = np.where(is_known_G[:, None], difference_GJ, np.nan)
     has_data_GK = pairs_GKP[..., PairMeasure.MATURED] > 0
@@ -45,7 +46,7 @@ def entropy_differences(pairs_GKP: IntArray) -> EntropyDifferences:
         difference_G=difference_GJ[:, 0],
         se_G=jackknife_se(difference_GJ, has_data_GK),
         buckets_G=has_data_GK.sum(axis=1).astype(np.int64),
-        unexplained_G=difference_GJ[:, 0] - (excess_GA[:, 1] - excess_GA[:, 0]),
+        unexplained_G=unexplained_G,
     )
 
 

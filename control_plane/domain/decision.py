@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from control_plane.domain.model_version import Digest, ModelVersion, Part
-from control_plane.domain.plan import DIRECTION_OF, Metric
+from control_plane.domain.plan import DIRECTION_OF, Metric, OnMissing
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Blame, Finding, Outcome, Rule, Verdict
@@ -146,10 +146,18 @@ def _expired(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decisi
 
 
 def _worst_effect(verdict: Verdict) -> float | None:
-    """The largest loss of engagement that a gate still holds possible, as a negative effect."""
+    """The largest loss of engagement that a gate still holds possible, as a negative effect; None if any may be.
+
+    A gate without an interval holds every loss possible, but for one that the plan goes on without.
+    """
     gates = [finding for finding in verdict.findings if finding.gates and finding.metric in set(Metric)]
-    bounds = [_loss_bound(finding, DIRECTION_OF[Metric(finding.metric)]) for finding in gates]
-    return min((bound for bound in bounds if bound is not None), default=None)
+    bounds = [
+        _loss_bound(finding, DIRECTION_OF[Metric(finding.metric)])
+        for finding in gates
+        if finding.policy != OnMissing.IGNORE
+    ]
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known and len(known) == len(bounds) else None
 
 
 def _loss_bound(finding: Finding, direction: int) -> float | None:

@@ -124,6 +124,14 @@ def test_out_of_time_many_fewer_hides_are_no_loss_and_many_more_are() -> None:
     assert leaves.command is Command.ROLL_BACK
 
 
+@pytest.mark.parametrize(("policy", "command"), [("extend", Command.ROLL_BACK), ("ignore", Command.EXPIRE)])
+def test_out_of_time_a_gate_that_knows_nothing_holds_every_loss_possible(policy: str, command: Command) -> None:
+    unknown = Finding(metric="hide_rate", segment="*", answer=Answer.INSUFFICIENT, gates=True, policy=policy)
+    verdict = a_verdict(Outcome.HOLD, findings=(a_finding(-0.05), unknown))
+
+    assert decided(a_rollout(Phase.RAMPING), verdict, hours=14 * 24).command is command
+
+
 def test_out_of_time_a_wide_calibration_interval_is_no_loss_of_engagement() -> None:
     calibration = Finding(metric="calibration", segment="*", answer=Answer.UNDECIDED, gates=True, lower=-0.5, upper=0.5)
     verdict = a_verdict(Outcome.HOLD, findings=(a_finding(-0.05), calibration))

@@ -60,7 +60,7 @@ def idle_stop(look: Look) -> Iterator[HardStop]:
         return
     share = stage.share_bp / FULL_TRAFFIC_BP
     impressions = int(look.in_stage_MGA[Measure.IMPRESSIONS, 0].sum())
-    missed = impressions * share * idle_seconds / max(look.seconds_in_stage, 1.0)
+    missed = impressions * share * idle_seconds / max(look.seconds_under_weight, 1.0)
     if missed >= MIN_EXPECTED_IDLE:
         reason = (
             f"no traffic reached the candidate for {idle_seconds:.0f} s, though about {missed:.0f} impressions were"

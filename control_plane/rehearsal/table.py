@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from control_plane.rehearsal.estimates import proportion
 from control_plane.rehearsal.report import Report
 from control_plane.rehearsal.results import Grade, Result
 from control_plane.rehearsal.run import Ending
@@ -50,7 +51,7 @@ def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0), collapse_padding=True)
     table.add_column("scenario", no_wrap=True)
     table.add_column("a good\nplan", no_wrap=True)
-    for heading in ("ship-\nped", "rolled\nback", "held", "out of\ntime", "taken off\nafter", "at 100 %\nafter"):
+    for heading in ("\nshipped", "rolled\nback", "held,\nlate", "days to\nrollback", "days to\n100 %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("harmed\nviews", "clicks\nlost"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -60,18 +61,26 @@ def _table(report: Report) -> Table:
 
 
 def _row(result: Result) -> Iterator[RenderableType]:
-    """Each figure with its error below it."""
+    """Each figure with its error below it; 80 columns are enough."""
     mark, colour = MARKS[result.grade]
     yield Text.assemble((f"{mark} ", colour), result.scenario.name)
     yield WISHES[result.expectation.wish]
-    for ending in Ending:
-        found = result.endings[ending]
-        yield _two(f"{100 * found.value:.0f} %", f"{100 * found.lower:.0f}–{100 * found.upper:.0f}")
+    unresolved = result.count(Ending.HELD) + result.count(Ending.TIMED_OUT)
+    for found in (
+        result.endings[Ending.SHIPPED],
+        result.endings[Ending.ROLLED_BACK],
+        proportion(unresolved, len(result.runs)),
+    ):
+        yield _two(f"{100 * found.value:.0f}%", f"{100 * found.lower:.0f}–{100 * found.upper:.0f}")
     for days in (result.detection_days, result.full_traffic_days):
-        yield "–" if days is None else _two(f"{days.median:.1f} d", f"{days.tenth:.1f}–{days.ninetieth:.1f}")
+        yield "–" if days is None else _two(_days(days.median), f"{_days(days.tenth)}–{_days(days.ninetieth)}")
     for amount in (result.harmed_impressions, result.lost["clicks"]):
         error = "" if amount.mean_error is None else f"±{short(amount.mean_error)}"
         yield _two(short(amount.mean), error)
+
+
+def _days(value: float) -> str:
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def _two(figure: str, error: str) -> Text:
@@ -86,8 +95,8 @@ def _findings(report: Report) -> Iterator[Text]:
 
 def _notes(report: Report) -> Iterator[Text]:
     legend = (
-        "Below a share: its 95 % interval. Below days (d): the middle 80 % of runs. ±: the standard error of a mean. "
-        "Taken off counts from the candidate's first weight; 0 is in the shadow, before it answered anyone."
+        "Below a share: its 95 % interval. Below days: the middle 80 % of runs. ±: the standard error of a mean. "
+        "Days to rollback count from the candidate's first weight; 0 is in the shadow, before it answered anyone."
     )
     yield Text(legend, style="dim")
     yield Text(f"The same figures again: {report.command}", style="dim")

@@ -16,7 +16,7 @@ WISHES = {
     Wish.ROLL_BACK: "roll back",
     Wish.HOLD: "hold",
     Wish.TOLERATE: "either",
-    Wish.UNGUARDED: "not guarded",
+    Wish.UNGUARDED: "unguarded",
 }
 ENDINGS = {
     Ending.SHIPPED: "reached full traffic",
@@ -130,7 +130,8 @@ def _about_equal(equal: Result) -> Iterator[tuple[Grade, str]]:
         f"A candidate as good as stable is rolled back by mistake {at_most}.",
     )
     shipped = equal.endings[Ending.SHIPPED]
-    sentence = f"It reaches full traffic in {share(shipped)} of runs. {when(equal)}".strip()
+    interval = f"95 % interval {100 * shipped.lower:.0f} to {100 * shipped.upper:.0f}"
+    sentence = f"It reaches full traffic in {100 * shipped.value:.0f} % of runs ({interval}). {when(equal)}".strip()
     if equal.count(Ending.TIMED_OUT):
         stuck = max({run.step for run in equal.runs if run.ending is Ending.TIMED_OUT})
         sentence += f" {_stuck(equal, stuck)}"
@@ -154,9 +155,11 @@ def _gate(name: str) -> str:
 
 
 def _missed(result: Result) -> str:
+    told = f"{result.scenario.sentence} It {happened(result)}."
     if result.expectation.wish is Wish.UNGUARDED:
-        return f"{result.expectation.sentence} It {happened(result)}. {_capital(cost(result))}".strip()
-    return f"{result.expectation.sentence} But it {happened(result)}. {_capital(cost(result))}".strip()
+        return f"{told} {result.expectation.sentence} {_capital(cost(result))}".strip()
+    wanted = result.expectation.sentence
+    return f"{told} A good plan would {wanted[:1].lower()}{wanted[1:]} {_capital(cost(result))}".strip()
 
 
 def _capital(sentence: str) -> str:

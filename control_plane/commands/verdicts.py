@@ -6,6 +6,7 @@ import httpx
 import typer
 
 from control_plane.commands.client import TIMEOUT_SECONDS, call, fail, out, url
+from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.verdict import Verdict
 from control_plane.guardrails.explain import explain as explain_verdict
 from control_plane.guardrails.replay import replay as replay_inputs
@@ -28,7 +29,11 @@ def replay(verdict_id: VerdictArgument) -> None:
     response = httpx.get(f"{url()}/v1/verdicts/{verdict_id}/inputs", timeout=TIMEOUT_SECONDS)
     if response.is_error:
         fail(f"the inputs of verdict {verdict_id} are not to be had: {response.status_code}")
-    if replay_inputs(response.content).to_json() != stored.to_json():
+    try:
+        again = replay_inputs(response.content)
+    except ControlPlaneError as error:
+        fail(f"the inputs of verdict {verdict_id} cannot be judged again: {error}")
+    if again.to_json() != stored.to_json():
         fail(f"verdict {verdict_id} came out differently; was it judged by another version of Surefoot?")
     out.print(f"verdict {verdict_id} replays bit for bit: {stored.outcome}, {stored.reason}", markup=False)
 

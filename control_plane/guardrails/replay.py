@@ -1,6 +1,7 @@
 """All that a verdict came from, as bytes: the same inputs are the same bytes, and judge the same to the last bit."""
 
 import json
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ ARRAYS: dict[str, np.dtype[np.signedinteger]] = {
     "first_exposures_SA": np.dtype("<i8"),
     "before_MGAK": np.dtype("<i8"),
 }
+MAX_WHOLE = 2**512  # nothing can be computed with more; what merely cannot be is for the judge to name
 COMPRESSION_LEVEL = 3  # counts lie transposed by byte, mostly zeros: higher levels cost time and win little
 
 
@@ -74,7 +76,7 @@ def unpack(packed: bytes) -> Inputs:
         header = json.loads(content[8 : 8 + length])
         arrays = _read_arrays(content[8 + length :], header["shapes"])
         return _read_inputs(header, arrays)
-    except (zlib.error, ValueError, KeyError, TypeError) as error:
+    except (zlib.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InvalidMoments("inputs", f"are damaged: {error}") from error
 
 
@@ -118,10 +120,11 @@ def _read_arrays(body: bytes, shapes: dict[str, list[int]]) -> dict[str, Integer
     for name, kind in ARRAYS.items():
         if name not in shapes:
             continue
-        size = kind.itemsize * int(np.prod(shapes[name], dtype=np.int64))
+        shape = [_whole(length) for length in shapes[name]]
+        size = kind.itemsize * math.prod(shape)
         planes = np.frombuffer(body[start : start + size], dtype=np.uint8).reshape(kind.itemsize, -1)
         values = np.ascontiguousarray(planes.T).view(kind)
-        arrays[name] = values.astype(kind.newbyteorder("=")).reshape(shapes[name])
+        arrays[name] = values.astype(kind.newbyteorder("=")).reshape(shape)
         start += size
     if start != len(body):
         raise ValueError("trailing bytes")
@@ -133,19 +136,48 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
     fields: dict[str, Any] = {
         **scalars,
         **arrays,
-        "segments": tuple(scalars["segments"]),
+        "segments": tuple(_text(segment) for segment in scalars["segments"]),
         "strata": tuple(Stratum(**stratum) for stratum in scalars["strata"]),
         "users_A": tuple(scalars["users_A"]),
     }
-    counts = {arm: ServingCounts.from_mapping(health[arm]) for arm in ("stable", "candidate")}
+    counts = {arm: _serving_counts(health[arm]) for arm in ("stable", "candidate")}
+    whole = {name: _whole(value) for name, value in stage.items() if name != "phase"}
     return Inputs(
         plan=plan_from_mapping(header["plan"]),
-        stage=Stage(**{**stage, "phase": Phase(stage["phase"])}),
+        stage=Stage(phase=Phase(stage["phase"]), **whole),
         moments=Moments(**fields),
         health=Health(**{**health, **counts}),
         readings=tuple(_reading(told) for told in header["readings"]),
     )
 
 
+def _serving_counts(told: dict[str, Any]) -> ServingCounts:
+    """Counts that cannot be are for the judge to name, but whole numbers they must be."""
+    bins = {"latency_bins": [_whole(count) for count in told.get("latency_bins", ())]}
+    return ServingCounts.from_mapping(
+        {**bins, **{name: _whole(value) for name, value in told.items() if name not in bins}}
+    )
+
+
 def _reading(told: dict[str, Any]) -> Reading:
-    return Reading(**{**told, "outcome": ReadingOutcome(told["outcome"])})
+    value, sampled_at_ms = told["value"], told["sampled_at_ms"]
+    return Reading(
+        name=_text(told["name"]),
+        outcome=ReadingOutcome(told["outcome"]),
+        value=None if value is None else float(value),
+        sampled_at_ms=None if sampled_at_ms is None else _whole(sampled_at_ms),
+        query=_text(told["query"]),
+        detail=_text(told["detail"]),
+    )
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_WHOLE:
+        raise ValueError(f"{value!r} is no whole number that was ever stored")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value

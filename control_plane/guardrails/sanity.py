@@ -65,11 +65,15 @@ def _check_numbers(moments: Moments) -> None:
         ("users_A", moments.users_A),
         ("cross_exposed_users", [moments.cross_exposed_users]),
         ("as_of_ms", [moments.as_of_ms]),
-        ("newest_event_ms", [moments.newest_event_ms or 0]),
-        ("candidate_newest_ms", [moments.candidate_newest_ms or 0]),
+        ("newest_event_ms", _if_any(moments.newest_event_ms)),
+        ("candidate_newest_ms", _if_any(moments.candidate_newest_ms)),
     ):
-        if not all(isinstance(number, int | np.integer) for number in numbers):
-            _fail(field, "must be whole numbers")
+        if not all(isinstance(number, int | np.integer) and abs(int(number)) < MAX_TOTAL for number in numbers):
+            _fail(field, "must be whole numbers of 62 bits")
+
+
+def _if_any(number: int | None) -> list[int]:
+    return [] if number is None else [number]
 
 
 def _check_names(moments: Moments) -> None:

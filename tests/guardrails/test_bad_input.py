@@ -1,8 +1,10 @@
 """What nobody should hand to the judge: a typed error or a named outcome, never an advance, never a warning."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
@@ -12,17 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from control_plane.domain.errors import InvalidMoments, InvalidPlan
-from control_plane.domain.moments import Health, Measure, Moments, ServingCounts
+from control_plane.domain.errors import ControlPlaneError, InvalidMoments, InvalidPlan
+from control_plane.domain.moments import Health, Measure, Moments, ServingCounts, Stratum
 from control_plane.domain.plan import OperationalMetric, OperationalPlan, RolloutPlan
 from control_plane.domain.readings import Reading, ReadingOutcome
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Outcome, Rule, Verdict
 from control_plane.guardrails.judge import judge
-from control_plane.guardrails.replay import pack
+from control_plane.guardrails.replay import MAGIC, pack, replay
 from tests.guardrails.builders import (
     DAY_MS,
+    FIRST_DAY,
+    START_MS,
     a_health,
     a_judged_plan,
     a_stage,
@@ -375,3 +379,48 @@ def extreme(size: int) -> Moments:
     sums[..., Measure.REVENUE] = size * 10**6
     sums[:, :, Arm.STABLE, :, Measure.CLICK] = 0
     return with_sums(moments, sums)
+
+
+def header_of(packed: bytes) -> tuple[dict[str, Any], bytes]:
+    content = zlib.decompress(packed.removeprefix(MAGIC))
+    length = int.from_bytes(content[:8], "big")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def with_header(header: object, body: bytes) -> bytes:
+    told = json.dumps(header).encode()
+    return MAGIC + zlib.compress(len(told).to_bytes(8, "big") + told + body, 1)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of everything in a JSON document, three of each list."""
+    yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield from places(entry, (*path, key))
+
+
+def altered(value: Any, path: tuple[Any, ...], put: object) -> Any:
+    if not path:
+        return put
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = altered(value[path[0]], path[1:], put)
+    return copied
+
+
+ODD: tuple[Any, ...] = (None, -1, 1e400, 10**400, 2**63, "x", [], {}, True, 0.5, float("nan"))
+
+
+@pytest.mark.parametrize("put", ODD, ids=lambda put: repr(put)[:12])
+def test_stored_inputs_that_someone_altered_are_judged_or_refused_wherever_it_was(put: object) -> None:
+    strata = (Stratum(day=FIRST_DAY, generation=1, candidate_bp=2_500),)
+    moments = replace(empty_moments(strata=strata, buckets=2), newest_event_ms=START_MS, candidate_newest_ms=START_MS)
+    plan = good_plan(external=external(), operational=[{"metric": "latency_p99_ms", "limit": 40}])
+    header, body = header_of(pack(plan, a_stage(), moments, a_health(), (read(5.0),)))
+
+    for path in places(header):
+        try:
+            verdict = replay(with_header(altered(header, path, put), body))
+        except ControlPlaneError:
+            continue
+        assert Verdict.from_json(verdict.to_json()).outcome is not Outcome.ADVANCE

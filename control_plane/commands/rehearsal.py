@@ -228,12 +228,12 @@ def _scenarios(effects: Sequence[str], faults: Sequence[str], source: Source) ->
 def _rehearsed(
     trial: Trial, wanted: Sequence[Scenario], *, runs: int, jobs: int, journal: Journal | None
 ) -> tuple[Result, ...]:
-    with journal or nullcontext(), _progress(runs * len(wanted)) as tell:
-        try:
+    try:
+        with journal or nullcontext(), _progress(runs * len(wanted)) as tell:
             return rehearse(trial, wanted, runs=runs, jobs=jobs, journal=journal, on_run=tell)
-        except KeyboardInterrupt:
-            kept = "nothing is kept without --journal" if journal is None else "the same command goes on from here"
-            raise fail(f"stopped; {kept}", code=INTERRUPTED) from None
+    except KeyboardInterrupt:
+        kept = "nothing is kept without --journal" if journal is None else "the same command goes on from here"
+        raise fail(f"stopped; {kept}", code=INTERRUPTED) from None
 
 
 @contextmanager

@@ -15,6 +15,8 @@ UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([smhd])")
 SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%|bp)")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+MAX_NUMBER = 1e15  # beyond it squares and sums stop being exact, and nothing is measured so
+LEAST_FRACTION = 1e-9
 MAX_TEXT = 4_000  # characters: a query is a few lines
 MAX_SECONDS = 3_650 * 86_400.0  # ten years: beyond any rollout, below any overflow
 
@@ -72,7 +74,7 @@ class Reader:
     def count(self, key: str, default: int, *, least: int) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**53:
-            self.fail(key, f"must be a whole number of {least} or more, not {value!r}")
+            self.fail(key, f"must be a whole number of {least} or more, not {_shown(value)}")
         return value
 
     def number(self, key: str, default: float | None, *, above: float = -math.inf) -> float:
@@ -97,8 +99,10 @@ class Reader:
         value = self._value(key, default)
         if isinstance(value, str) and (found := SHARE.fullmatch(value)) and found[2] == "%":
             value = float(found[1]) / 100
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            self.fail(key, f"must be between 0% and 100%, like '3%' or 0.03, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.fail(key, f"must be between 0% and 100%, like '3%' or 0.03, not {_shown(value)}")
+        if not LEAST_FRACTION <= value <= 1 - LEAST_FRACTION:
+            self.fail(key, f"must be between 0% and 100%, like '3%' or 0.03, not {_shown(value)}")
         return float(value)
 
     def share(self, key: str, default: int | None = None, *, least: int) -> int:
@@ -139,14 +143,19 @@ class Reader:
         return self.fail(key, "is missing")
 
     def _checked_number(self, key: str, value: object, above: float) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self.fail(key, f"must be a number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            self.fail(key, f"must be a number of at most {MAX_NUMBER:g}, not {_shown(value)}")
         if value <= above:
             self.fail(key, f"must be above {above:g}, not {value!r}")
         return float(value)
 
     def _at(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) <= MAX_NUMBER else "a longer one"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _kind(value: object) -> str:

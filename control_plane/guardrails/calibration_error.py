@@ -1,6 +1,7 @@
 """Expected calibration error that is 0 for a perfect model however few its users are.
 
-Letters of the shapes: C coarse user buckets, B score bins, R `ReliabilityMeasure`, J = C + 1 leave-one-out replicates.
+Letters of the shapes: X versions, C coarse user buckets, B score bins, R `ReliabilityMeasure`, J = C + 1 leave-one-out
+replicates.
 """
 
 import math
@@ -40,36 +41,45 @@ def calibration_error(table_CBR: IntArray, *, alpha: float) -> CalibrationError 
     Source:
         Kumar, Liang & Ma 2019, definition 5.1 (debiased calibration error).
     """
-    table_RBC = table_CBR.T
-    shown_BC = table_RBC[ReliabilityMeasure.IMPRESSIONS]
-    surplus_BC = table_RBC[ReliabilityMeasure.SCORE] - table_RBC[ReliabilityMeasure.CLICK] * FIXED_POINT
-    is_told_B = (shown_BC > 0).sum(axis=1) >= 2
-    click_J = leave_one_out(table_RBC[ReliabilityMeasure.CLICK].sum(axis=0))
-    if not is_told_B.any() or not (click_J > 0).all():
-        return None
-    shown_BC, surplus_BC = shown_BC[is_told_B], surplus_BC[is_told_B]
-    shown_BJ, surplus_BJ = leave_one_out(shown_BC), leave_one_out(surplus_BC) / FIXED_POINT
-    shown_J = shown_BJ.sum(axis=0)
-    square_J = divide(np.square(surplus_BJ), shown_BJ).sum(axis=0) * shown_J / np.square(click_J)
-    noise_BB = _noise(shown_BC.astype(np.float64), surplus_BC / FIXED_POINT) * shown_J[0] / click_J[0] ** 2
-    has_data_C = shown_BC.any(axis=0)
-    first_order = float(jackknife_se(square_J[None], has_data_C[None])[0])
-    se = math.sqrt(first_order**2 + 2.0 * float(np.square(noise_BB).sum()))
-    square = float(square_J[0] - np.trace(noise_BB))
-    degrees, tau = np.array([has_data_C.sum() - 1.0]), INTERVAL_TAU**2
-    width = float(half_width(np.array([se]), degrees, alpha=alpha, tau=tau)[0])
-    return CalibrationError(
-        square=square, value=_root(square), lower=_root(square - width), upper=_root(square + width)
-    )
+    return calibration_errors(table_CBR[None], alpha=alpha)[0]
 
 
-def _noise(shown_BC: FloatArray, surplus_BC: FloatArray) -> FloatArray:
+def calibration_errors(table_XCBR: IntArray, *, alpha: float) -> list[CalibrationError | None]:
+    """`calibration_error` of X versions at once."""
+    table_RXBC = np.moveaxis(table_XCBR, (3, 0, 2, 1), (0, 1, 2, 3))
+    shown_XBC = table_RXBC[ReliabilityMeasure.IMPRESSIONS]
+    is_told_XB1 = (shown_XBC > 0).sum(axis=2, keepdims=True) >= 2
+    surplus_XBC = table_RXBC[ReliabilityMeasure.SCORE] - table_RXBC[ReliabilityMeasure.CLICK] * FIXED_POINT
+    shown_XBC, surplus_XBC = shown_XBC * is_told_XB1, surplus_XBC * is_told_XB1
+    click_XJ = leave_one_out(table_RXBC[ReliabilityMeasure.CLICK].sum(axis=1))
+    is_known_X = is_told_XB1.any(axis=(1, 2)) & (click_XJ > 0).all(axis=1)
+    click_XJ = np.maximum(click_XJ, 1.0)
+    shown_XBJ, surplus_XBJ = leave_one_out(shown_XBC), leave_one_out(surplus_XBC) / FIXED_POINT
+    shown_XJ = shown_XBJ.sum(axis=1)
+    square_XJ = divide(np.square(surplus_XBJ), shown_XBJ).sum(axis=1) * shown_XJ / np.square(click_XJ)
+    scale_X = shown_XJ[:, 0] / np.square(click_XJ[:, 0])
+    noise_XBB = _noise(shown_XBC.astype(np.float64), surplus_XBC / FIXED_POINT) * scale_X[:, None, None]
+    has_data_XC = shown_XBC.any(axis=1)
+    variance_X = np.square(jackknife_se(square_XJ, has_data_XC)) + 2.0 * np.square(noise_XBB).sum(axis=(1, 2))
+    square_X = square_XJ[:, 0] - np.trace(noise_XBB, axis1=1, axis2=2)
+    width_X = half_width(np.sqrt(variance_X), has_data_XC.sum(axis=1) - 1.0, alpha=alpha, tau=INTERVAL_TAU**2)
+    columns = zip(is_known_X.tolist(), square_X.tolist(), width_X.tolist(), strict=True)
+    return [
+        CalibrationError(square=square, value=_root(square), lower=_root(square - width), upper=_root(square + width))
+        if is_known
+        else None
+        for is_known, square, width in columns
+    ]
+
+
+def _noise(shown_XBC: FloatArray, surplus_XBC: FloatArray) -> FloatArray:
     """Covariance, by the spread of its users, of what each bin adds in the root to a perfect model's sum of squares."""
-    shown_B1 = shown_BC.sum(axis=1, keepdims=True)
-    buckets_B1 = (shown_BC > 0).sum(axis=1, keepdims=True)
-    residual_BC = surplus_BC - surplus_BC.sum(axis=1, keepdims=True) / shown_B1 * shown_BC
-    part_BC = residual_BC * np.sqrt(buckets_B1 / (buckets_B1 - 1) / shown_B1)
-    return np.asarray(part_BC @ part_BC.T)
+    shown_XB1 = shown_XBC.sum(axis=2, keepdims=True)
+    buckets_XB1 = (shown_XBC > 0).sum(axis=2, keepdims=True).astype(np.float64)
+    residual_XBC = surplus_XBC - divide(surplus_XBC.sum(axis=2, keepdims=True), shown_XB1) * shown_XBC
+    spread_XB1 = divide(divide(buckets_XB1, np.maximum(buckets_XB1 - 1.0, 1.0)), shown_XB1)
+    part_XBC = residual_XBC * np.sqrt(spread_XB1)
+    return np.asarray(part_XBC @ np.swapaxes(part_XBC, 1, 2))
 
 
 def _root(square: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from control_plane.domain.events import Label
 from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF, Measure
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, OnMissing
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, OnMissing, Role
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
@@ -202,12 +202,13 @@ def _finding(row: _Row, test: _Test, wait: float | None) -> Finding:
     look, guardrail, counts = row.look, row.guardrail, row.counts
     judge = look.plan.judge
     gates = guardrail.role.gates and test.is_required
+    answers = gates or (guardrail.role is Role.GUARD and row.index == 0)  # a guard may miss evidence, too
     gap = counts.gap(judge)
     is_known = math.isfinite(test.theta) and counts.judges_harm(judge)
     log_e_harm = test.log_e_harm if is_known and guardrail.role.rolls_back else 0.0
     log_e_safe = test.log_e_safe if is_known and not gap else 0.0
     is_harm = log_e_harm >= -math.log(judge.alpha_rollback)
-    answer = Answer.HARM if is_harm else _answer(look, row, test, gates, gap, log_e_safe)
+    answer = Answer.HARM if is_harm else _answer(look, row, test, answers, gap, log_e_safe)
     weight = look.weights.surface if row.index == 0 else look.weights.rest
     return Finding(
         metric=guardrail.metric.value,
@@ -229,13 +230,13 @@ def _finding(row: _Row, test: _Test, wait: float | None) -> Finding:
         conversions_candidate=counts.value[Arm.CANDIDATE],
         missing=_missing(look, row, test, gates, answer, gap),
         seconds_to_resolve=_seconds(look, counts, answer, wait) if gates else None,
-        policy=policy_of(guardrail, answer) if gates else "",
+        policy=policy_of(guardrail, answer) if answers else "",
         role=guardrail.role.value,
     )
 
 
-def _answer(look: Look, row: _Row, test: _Test, gates: bool, gap: str, log_e_safe: float) -> Answer:
-    if not gates:
+def _answer(look: Look, row: _Row, test: _Test, answers: bool, gap: str, log_e_safe: float) -> Answer:
+    if not answers:
         return Answer.MONITORED
     if look.is_feed_stale and row.guardrail.on_stale is not OnMissing.IGNORE:
         return Answer.STALE

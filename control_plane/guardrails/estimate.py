@@ -71,29 +71,41 @@ class Comparison:
         has_data_HSAK = denominator_HSAK[:, self._lives_S] > 0
         has_data_HSAK &= self._is_shared_HS[:, self._lives_S, None, None]
         has_data_HAK: BoolArray = np.asarray(has_data_HSAK.any(axis=1))
-        self._buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
-        self._has_data_HK = np.asarray(has_data_HAK.any(axis=1))
+        self.buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
+        self.has_data_HK = np.asarray(has_data_HAK.any(axis=1))
         self.overlap_HS = np.zeros(self._is_shared_HS.shape)
         self.overlap_HS[:, self._lives_S] = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
 
     def log_ratios(self, numerator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
         """As the function of the same name."""
         numerator_HSAJ = leave_one_out(numerator_HSAK[:, self._lives_S])
-        above_HJ = np.einsum("hsj,hsj->hj", numerator_HSAJ[:, :, Arm.CANDIDATE], self._stable_part_HSJ)
-        below_HJ = np.einsum("hsj,hsj->hj", numerator_HSAJ[:, :, Arm.STABLE], self._candidate_part_HSJ)
+        above_HJ, below_HJ = self._weighted(numerator_HSAJ)
         above_HJ, below_HJ = self._with_half_a_conversion(above_HJ, below_HJ, unit_H)
         with np.errstate(divide="ignore", invalid="ignore"):
             theta_HJ = np.log(above_HJ) - np.log(below_HJ)
         theta_HJ = np.where(np.isfinite(theta_HJ).all(axis=1, keepdims=True), theta_HJ, np.nan)
         return LogRatios(
             theta_H=theta_HJ[:, 0],
-            se_H=jackknife_se(theta_HJ, self._has_data_HK),
-            buckets_H=self._buckets_H,
+            se_H=jackknife_se(theta_HJ, self.has_data_HK),
+            buckets_H=self.buckets_H,
             expected_H=_expected(numerator_HSAJ[..., 0], self._denominator_HSAJ[..., 0]),
             overlap_HS=self.overlap_HS,
             theta_HJ=theta_HJ,
-            has_data_HK=self._has_data_HK,
+            has_data_HK=self.has_data_HK,
         )
+
+    def of_surface(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray]:
+        """The first hypothesis' candidate and stable numerators, each by the other arm's part: replicates, (J,)."""
+        above_HJ, below_HJ = self._weighted(leave_one_out(numerator_HSAK[:1, self._lives_S]))
+        return above_HJ[0], below_HJ[0]
+
+    def _weighted(self, numerator_HSAJ: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of as many of the first hypotheses as there are numerators."""
+        stable_HSJ, candidate_HSJ = numerator_HSAJ[:, :, Arm.STABLE], numerator_HSAJ[:, :, Arm.CANDIDATE]
+        size = len(numerator_HSAJ)
+        above_HJ = np.einsum("hsj,hsj->hj", candidate_HSJ, self._stable_part_HSJ[:size])
+        below_HJ = np.einsum("hsj,hsj->hj", stable_HSJ, self._candidate_part_HSJ[:size])
+        return above_HJ, below_HJ
 
     def _with_half_a_conversion(
         self, above_HJ: FloatArray, below_HJ: FloatArray, unit_H: FloatArray

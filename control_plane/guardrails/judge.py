@@ -99,11 +99,12 @@ def _compared(looks: Sequence[Look]) -> dict[int, tuple[Finding, ...]]:
             engagement_findings(together),
             calibration_findings(together),
             surface_entropy_findings(together),
+            score_calibration_findings(together),
             strict=True,
         )
-        for place, engagement, calibration, entropy in columns:
+        for place, engagement, calibration, entropy, told in columns:
             weighing = replace(entropy, gates=False, missing="", seconds_to_resolve=None)
-            found[place] = (*engagement, *calibration, weighing)
+            found[place] = (*engagement, *calibration, weighing, *told)
     return found
 
 
@@ -131,7 +132,7 @@ def _in_shadow(look: Look, health: Health, readings: Sequence[Reading]) -> Verdi
             *shadow_calibration_findings(look),
             *brier_findings(look),
             *drifts,
-            *score_calibration_findings(look),
+            *score_calibration_findings([look])[0],
             *_limited_findings(look, health, readings),
         ),
     )
@@ -188,8 +189,7 @@ def _in_watch(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
 
 
 def _served_findings(look: Look, case: Case, compared: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    told = score_calibration_findings(look)
-    return (*compared, *told, *_limited_findings(look, case.health, case.readings))
+    return (*compared, *_limited_findings(look, case.health, case.readings))
 
 
 def _limited_findings(look: Look, health: Health, readings: Sequence[Reading]) -> Iterator[Finding]:

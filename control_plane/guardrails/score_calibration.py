@@ -5,12 +5,14 @@ R `ReliabilityMeasure`, S strata, K user buckets, J = K + 1 leave-one-out replic
 """
 
 import math
+from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
+from control_plane.domain.events import Label
 from control_plane.domain.moments import (
     NUM_COARSE_BUCKETS,
-    NUM_COUNTS,
     SCORE_BIN_LOGIT_MIN,
     SCORE_BIN_LOGIT_WIDTH,
     WHOLE_SURFACE,
@@ -21,8 +23,8 @@ from control_plane.domain.rollout import Phase
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.calibration import calibrations
-from control_plane.guardrails.calibration_error import calibration_error
-from control_plane.guardrails.estimate import FloatArray, IntArray, divide, jackknife_se, leave_one_out
+from control_plane.guardrails.calibration_error import CalibrationError, calibration_errors
+from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, jackknife_se
 from control_plane.guardrails.evalue import half_width, relative
 from control_plane.guardrails.finding_names import (
     CALIBRATION_BY_SCORE,
@@ -36,30 +38,39 @@ from control_plane.guardrails.score_distances import NUM_GROUPS, starts_of_tenth
 MIN_COARSE_BUCKETS = NUM_COARSE_BUCKETS * 3 // 4  # with users in fewer nothing is estimated
 
 
-def score_calibration_findings(look: Look) -> tuple[Finding, ...]:
-    """Calibration by decile, its error, and while both arms serve what the candidate adds to stable's."""
-    shift = calibration_shift(look) if look.stage.phase is Phase.RAMPING else ()
-    return (*calibration_by_score(look), *shift, *calibration_errors(look))
+def score_calibration_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
+    """Calibration by decile, its error, and while both arms serve what the candidate adds to stable's.
+
+    Of each look, all computed together; the plans share one `JudgePlan`.
+    """
+    columns = zip(looks, calibration_by_score(looks), calibration_error_findings(looks), strict=True)
+    return [(*deciles, *calibration_shift(look), *errors) for look, deciles, errors in columns]
 
 
-def calibration_by_score(look: Look) -> tuple[Finding, ...]:
+def calibration_by_score(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     """Predicted over observed clicks of the candidate by tenths of stable's scores.
 
     The tenths are those of the shadow, in which stable's scores stand still once the ramp begins, so that a decile
     is the same scores at every look; where there was no shadow, those of what stable served. Bins are half a logit
     wide: a bin that holds more than a tenth joins deciles into one.
     """
-    groups = _deciles(look)
-    if not groups:
-        return ()
-    table_CDR = np.add.reduceat(_table(look)[Arm.CANDIDATE], [start for start, _ in groups], axis=1)
-    table_RDC = table_CDR.T
+    groups = [_deciles(look) for look in looks]
+    if not any(groups):
+        return [() for _ in looks]
+    judge = looks[0].plan.judge
+    table_RDC = np.concatenate(
+        [
+            np.add.reduceat(_table(look)[Arm.CANDIDATE], [start for start, _ in group], axis=1).T
+            for look, group in zip(looks, groups, strict=True)
+            if group
+        ],
+        axis=1,
+    )
     found = calibrations(*(table_RDC[measure] for measure in ReliabilityMeasure))
-    width_D = half_width(found.se_H, (found.buckets_H - 1).astype(np.float64), alpha=look.plan.judge.alpha_rollback)
-    is_known_D = np.maximum(found.predicted_H, found.observed_H) >= look.plan.judge.min_expected_conversions
+    width_D = half_width(found.se_H, (found.buckets_H - 1).astype(np.float64), alpha=judge.alpha_rollback)
+    is_known_D = np.maximum(found.predicted_H, found.observed_H) >= judge.min_expected_conversions
     is_known_D &= (found.buckets_H >= MIN_COARSE_BUCKETS) & np.isfinite(found.log_ratio_H)
-    shown_D = table_RDC[ReliabilityMeasure.IMPRESSIONS].sum(axis=1)
-    return tuple(
+    findings = (
         _told(
             CALIBRATION_BY_SCORE,
             segment,
@@ -67,44 +78,40 @@ def calibration_by_score(look: Look) -> tuple[Finding, ...]:
             impressions_candidate=shown,
             conversions_candidate=clicks,
         )
-        for (_, segment), is_known, log_ratio, width, se, shown, clicks in zip(
-            groups,
+        for segment, is_known, log_ratio, width, se, shown, clicks in zip(
+            [segment for group in groups for _, segment in group],
             is_known_D.tolist(),
             found.log_ratio_H.tolist(),
             width_D.tolist(),
             found.se_H.tolist(),
-            shown_D.tolist(),
+            table_RDC[ReliabilityMeasure.IMPRESSIONS].sum(axis=1).tolist(),
             found.observed_H.tolist(),
             strict=True,
         )
     )
+    return [tuple(islice(findings, len(group))) for group in groups]
 
 
 def calibration_shift(look: Look) -> tuple[Finding, ...]:
     """Candidate's calibration beside stable's in the same strata: what a weekend does to both cancels.
 
     Predicted and observed clicks are weighted over strata as in `estimate.log_ratios`; buckets leave both arms at
-    once. None to tell before the ramp.
+    once. Only of a ramp: elsewhere one arm alone serves.
     """
-    counts_MSAK, values_MSAK = look.moments.counts_MGSAK[:, 0], look.moments.values_MGSAK[:, 0]
-    if not look.moments.strata:
+    if look.stage.phase is not Phase.RAMPING or not look.moments.strata:
         return ()
-    shown_SAK, click_SAK = counts_MSAK[Measure.MATURED_CLICK], counts_MSAK[Measure.CLICK]
-    shown_SAJ = leave_one_out(shown_SAK.astype(np.int64))
-    counterpart_SAJ = divide(shown_SAJ[:, ::-1], shown_SAJ.sum(axis=1, keepdims=True))
-    predicted_AJ = (leave_one_out(values_MSAK[Measure.SCORE - NUM_COUNTS]) * counterpart_SAJ).sum(axis=0)
-    observed_AJ = (leave_one_out(click_SAK.astype(np.int64)) * counterpart_SAJ).sum(axis=0)
-    is_shared_S = (shown_SAJ[..., 0] > 0).all(axis=1)
-    shown_A, click_A = (sums[is_shared_S].sum(axis=(0, 2)).tolist() for sums in (shown_SAK, click_SAK))
-    buckets_K = (shown_SAK[is_shared_S].sum(axis=0) > 0).all(axis=0)
-    judge = look.plan.judge
-    is_known = buckets_K.sum() >= judge.min_buckets and min(click_A) >= judge.min_expected_conversions
-    is_known = bool(is_known) and bool((predicted_AJ > 0).all() and (observed_AJ > 0).all())
+    judge, comparison, shared = look.plan.judge, look.comparison(Label.CLICK), look.shared(Label.CLICK)
+    predicted, observed = (
+        comparison.of_surface(look.moments.cells_of(measure)) for measure in (Measure.SCORE, Measure.CLICK)
+    )
+    shown_A, click_A = (shared.totals_MGA[m, 0].tolist() for m in (Measure.MATURED_CLICK, Measure.CLICK))
+    has_enough = comparison.buckets_H[0] >= judge.min_buckets and min(click_A) >= judge.min_expected_conversions
+    is_known = bool(has_enough) and all(bool((sums_J > 0).all()) for sums_J in (*predicted, *observed))
     return (
         _told(
             CALIBRATION_SHIFT,
             WHOLE_SURFACE,
-            _shift(predicted_AJ, observed_AJ, buckets_K, judge.alpha_rollback) if is_known else None,
+            _shift(predicted, observed, comparison.has_data_HK[:1], judge.alpha_rollback) if is_known else None,
             impressions_stable=shown_A[Arm.STABLE],
             impressions_candidate=shown_A[Arm.CANDIDATE],
             conversions_stable=click_A[Arm.STABLE],
@@ -113,22 +120,26 @@ def calibration_shift(look: Look) -> tuple[Finding, ...]:
     )
 
 
-def calibration_errors(look: Look) -> tuple[Finding, ...]:
+def calibration_error_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     """Debiased expected calibration error of each version, relative to its click rate."""
-    return tuple(
-        _error_finding(look, metric, arm)
-        for metric, arm in ((CALIBRATION_ERROR, Arm.CANDIDATE), (STABLE_CALIBRATION_ERROR, Arm.STABLE))
+    judge = looks[0].plan.judge
+    table_XCBR = np.concatenate([_table(look)[[Arm.CANDIDATE, Arm.STABLE]] for look in looks])
+    shown_XC = table_XCBR[..., ReliabilityMeasure.IMPRESSIONS].sum(axis=2)
+    clicks_X = table_XCBR[..., ReliabilityMeasure.CLICK].sum(axis=(1, 2))
+    has_enough_X = clicks_X >= judge.min_expected_conversions
+    has_enough_X &= (shown_XC > 0).sum(axis=1) >= MIN_COARSE_BUCKETS
+    errors = calibration_errors(table_XCBR, alpha=judge.alpha_rollback)
+    columns = zip(has_enough_X.tolist(), errors, shown_XC.sum(axis=1).tolist(), clicks_X.tolist(), strict=True)
+    findings = (
+        _error_finding(found if has_enough else None, shown, clicks, is_candidate=index % 2 == 0)
+        for index, (has_enough, found, shown, clicks) in enumerate(columns)
     )
+    return [tuple(islice(findings, 2)) for _ in looks]
 
 
-def _error_finding(look: Look, metric: str, arm: Arm) -> Finding:
-    table_CBR, judge, is_candidate = _table(look)[arm], look.plan.judge, arm is Arm.CANDIDATE
-    shown_C = table_CBR[..., ReliabilityMeasure.IMPRESSIONS].sum(axis=1)
-    shown, clicks = int(shown_C.sum()), int(table_CBR[..., ReliabilityMeasure.CLICK].sum())
-    is_enough = clicks >= judge.min_expected_conversions and int((shown_C > 0).sum()) >= MIN_COARSE_BUCKETS
-    found = calibration_error(table_CBR, alpha=judge.alpha_rollback) if is_enough else None
+def _error_finding(found: CalibrationError | None, shown: int, clicks: int, *, is_candidate: bool) -> Finding:
     return Finding(
-        metric=metric,
+        metric=CALIBRATION_ERROR if is_candidate else STABLE_CALIBRATION_ERROR,
         segment=WHOLE_SURFACE,
         answer=Answer.MONITORED,
         gates=False,
@@ -179,11 +190,14 @@ def _edge(index: int) -> str:
 
 
 def _shift(
-    predicted_AJ: FloatArray, observed_AJ: FloatArray, has_data_K: FloatArray, alpha: float
+    predicted: tuple[FloatArray, FloatArray],
+    observed: tuple[FloatArray, FloatArray],
+    has_data_HK: BoolArray,
+    alpha: float,
 ) -> tuple[float, float, float]:
-    log_ratio_AJ = np.log(predicted_AJ) - np.log(observed_AJ)
-    shift_J = log_ratio_AJ[Arm.CANDIDATE] - log_ratio_AJ[Arm.STABLE]
-    has_data_HK = np.asarray(has_data_K, dtype=np.bool_)[None]
+    """Both of candidate, then stable."""
+    candidate_J, stable_J = (np.log(one) - np.log(other) for one, other in zip(predicted, observed, strict=True))
+    shift_J = candidate_J - stable_J
     se_H = jackknife_se(shift_J[None], has_data_HK)
     width_H = half_width(se_H, has_data_HK.sum(axis=1) - 1.0, alpha=alpha)
     return float(shift_J[0]), float(width_H[0]), float(se_H[0])

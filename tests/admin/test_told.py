@@ -95,7 +95,7 @@ def test_a_page_shows_drift_deciles_and_figures(site: Site, path: str) -> None:
     moments = shadow_moments(np.random.default_rng(1), noise=0.5)
     moments.shadow_reliability_GACBR[0, :, :, 12:18] = [2_000, 110 * FIXED_POINT, 100]
     look = Look(plan=a_judged_plan(), stage=a_stage(Phase.SHADOW), moments=moments)
-    findings = (*drift_findings(look), *score_calibration_findings(look), *brier_findings(look))
+    findings = (*drift_findings(look), *score_calibration_findings([look])[0], *brier_findings(look))
     verdict = a_verdict(findings=findings, phase=Phase.SHADOW.value)
     site.command("start")
     with site.showcase.sessions.writing() as session:

@@ -52,7 +52,7 @@ def test_what_decides_is_told_in_full_and_what_is_only_told_in_a_line_each() -> 
     moments.shadow_reliability_GACBR[0, :, :, 12:18] = [2_000, 100 * FIXED_POINT, 100]
     look = Look(plan=a_judged_plan(), stage=a_stage(Phase.SHADOW), moments=moments)
     verdict = judge(look.plan, look.stage, moments, a_health())
-    told = (*drift_findings(look), *score_calibration_findings(look), *brier_findings(look))
+    told = (*drift_findings(look), *score_calibration_findings([look])[0], *brier_findings(look))
     kept = [finding for finding in verdict.findings if finding.metric not in TOLD]
 
     lines = explain(replace(verdict, findings=(*kept, *told))).splitlines()

@@ -609,3 +609,12 @@ def test_many_cases_judged_together_are_judged_as_one_by_one() -> None:
     together = [verdict.to_json() for verdict in judge_all(cases)]
 
     assert together == [judge(case.plan, case.stage, case.moments, case.health).to_json() for case in cases]
+
+
+def test_a_guard_without_evidence_does_what_its_policy_says() -> None:
+    moments = simulated_moments(np.random.default_rng(1), impressions=600_000)
+    plane(moments, Measure.HIDE)[:] = 0
+    hides = {"metric": "hide_rate", "role": "guard", "on_no_data": "roll_back", "on_insufficient": "roll_back"}
+
+    assert judged(moments, guardrails=[{"metric": "ctr"}, hides]).rule is Rule.MISSING_EVIDENCE
+    assert judged(moments, guardrails=[{"metric": "ctr"}, {"metric": "hide_rate", "role": "guard"}]).allows_advance

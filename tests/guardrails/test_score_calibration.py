@@ -24,7 +24,7 @@ from control_plane.guardrails.estimate import log_ratios
 from control_plane.guardrails.look import Look
 from control_plane.guardrails.score_calibration import (
     calibration_by_score,
-    calibration_errors,
+    calibration_error_findings,
     calibration_shift,
     score_calibration_findings,
 )
@@ -93,7 +93,7 @@ def test_a_model_that_predicts_too_much_of_high_scores_is_seen_to_in_those_decil
     wrong_N = np.where(is_high_N, score_N * 1.3, score_N)
     look = look_at(moments_of(table_of(bucket_N, wrong_N, click_N)))
 
-    found = calibration_by_score(look)
+    found = calibration_by_score([look])[0]
 
     high, low = found[-1], found[0]
     assert high.lower is not None
@@ -104,7 +104,7 @@ def test_a_model_that_predicts_too_much_of_high_scores_is_seen_to_in_those_decil
 
 
 def test_deciles_name_the_scores_they_hold_and_cover_all_of_them() -> None:
-    found = calibration_by_score(look_at(moments_of(table_of(*scored(np.random.default_rng(2))))))
+    (found,) = calibration_by_score([look_at(moments_of(table_of(*scored(np.random.default_rng(2)))))])
 
     assert found[0].segment.startswith("decile")
     assert "scores below" in found[0].segment
@@ -121,7 +121,7 @@ def test_a_bin_that_holds_everything_is_all_deciles_in_one() -> None:
     table = np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, 3), dtype=np.int64)
     table[:, 12] = [1_000, 50 * FIXED_POINT, 50]
 
-    (finding,) = calibration_by_score(look_at(moments_of(table)))
+    (finding,) = calibration_by_score([look_at(moments_of(table))])[0]
 
     assert finding.segment == "deciles 1–10 (all scores)"
     assert finding.effect == pytest.approx(0.0)
@@ -133,7 +133,7 @@ def test_the_shadow_s_deciles_stay_while_what_is_served_moves() -> None:
     moments = moments_of(early)
     moved = replace(moments, reliability_GACBR=moments.reliability_GACBR * 0 + late)
 
-    before, after = (calibration_by_score(look_at(seen)) for seen in (moments, moved))
+    before, after = (calibration_by_score([look_at(seen)])[0] for seen in (moments, moved))
 
     assert [finding.segment for finding in before] == [finding.segment for finding in after]
 
@@ -142,22 +142,22 @@ def test_without_a_shadow_the_deciles_are_those_of_what_stable_served() -> None:
     moments = moments_of(table_of(*scored(np.random.default_rng(4))))
     without = replace(moments, score_bins_GAKB=np.zeros_like(moments.score_bins_GAKB))
 
-    assert calibration_by_score(look_at(without)) == calibration_by_score(look_at(moments))
+    assert calibration_by_score([look_at(without)])[0] == calibration_by_score([look_at(moments)])[0]
 
 
 def test_the_shadow_is_told_by_its_own_pairs() -> None:
     moments = moments_of(table_of(*scored(np.random.default_rng(5))), is_shadow=True)
 
-    assert any(finding.effect is not None for finding in calibration_by_score(look_at(moments, Phase.SHADOW)))
-    assert all(finding.effect is None for finding in calibration_by_score(look_at(moments, Phase.RAMPING)))
+    assert any(finding.effect is not None for finding in calibration_by_score([look_at(moments, Phase.SHADOW)])[0])
+    assert all(finding.effect is None for finding in calibration_by_score([look_at(moments, Phase.RAMPING)])[0])
 
 
 def test_no_data_at_all_is_told_as_nothing() -> None:
     look = look_at(empty_moments())
 
-    assert calibration_by_score(look) == ()
+    assert calibration_by_score([look])[0] == ()
     assert calibration_shift(look) == ()
-    assert [finding.effect for finding in calibration_errors(look)] == [None, None]
+    assert [finding.effect for finding in calibration_error_findings([look])[0]] == [None, None]
 
 
 def shift_of(moments: Moments) -> Finding:
@@ -219,7 +219,7 @@ def test_only_a_ramp_has_a_shift() -> None:
     moments = simulated_moments(np.random.default_rng(10))
 
     def metrics(phase: Phase) -> set[str]:
-        return {finding.metric for finding in score_calibration_findings(look_at(moments, phase))}
+        return {finding.metric for finding in score_calibration_findings([look_at(moments, phase)])[0]}
 
     assert "calibration_shift" in metrics(Phase.RAMPING)
     assert "calibration_shift" not in metrics(Phase.SHADOW) | metrics(Phase.WATCHING)

@@ -43,11 +43,20 @@ def conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
     return np.asarray(look.totals_MG[Measure.REVENUE] / np.maximum(look.totals_MG[Measure.CLICK], 1.0))
 
 
-def log_ratios_of(look: Look, guardrail: GuardrailPlan) -> LogRatios:
-    """The metric's log ratios per segment."""
-    label, unit_G = LABEL_OF[guardrail.metric], conversion_size(look, guardrail)
-    ratios = look.comparison(label).log_ratios(look.moments.cells_of(NUMERATOR_OF[label]), unit_G)
-    return _without_the_past(look, label, ratios, unit_G)
+def log_ratios_of(look: Look) -> list[LogRatios]:
+    """Every guardrail's, per segment. What is counted over the same impressions is computed together."""
+    found: dict[Metric, LogRatios] = {}
+    together: dict[int, list[GuardrailPlan]] = {}
+    for guardrail in look.plan.guardrails:
+        together.setdefault(look.windows_ms[LABEL_OF[guardrail.metric]], []).append(guardrail)
+    for guardrails in together.values():
+        labels = [LABEL_OF[guardrail.metric] for guardrail in guardrails]
+        unit_QG = np.array([conversion_size(look, guardrail) for guardrail in guardrails])
+        numerators = [look.moments.cells_of(NUMERATOR_OF[label]) for label in labels]
+        ratios = look.comparison(labels[0]).all_log_ratios(numerators, unit_QG)
+        for guardrail, label, ratio, unit_G in zip(guardrails, labels, ratios, unit_QG, strict=True):
+            found[guardrail.metric] = _without_the_past(look, label, ratio, unit_G)
+    return [found[guardrail.metric] for guardrail in look.plan.guardrails]
 
 
 def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: FloatArray) -> LogRatios:
@@ -86,9 +95,8 @@ class _Row:
 
 
 def _rows(look: Look) -> Iterator[_Row]:
-    for guardrail in look.plan.guardrails:
+    for guardrail, ratios in zip(look.plan.guardrails, log_ratios_of(look), strict=True):
         label = LABEL_OF[guardrail.metric]
-        ratios = log_ratios_of(look, guardrail)
         columns = zip(
             conversions_of(look, guardrail, ratios),
             ratios.theta_H.tolist(),

@@ -1,9 +1,10 @@
 """Log ratio of two arms' rates from bucket sums: Mantel–Haenszel over strata, jackknife over user buckets.
 
-Letters of the shapes: H hypotheses, S strata, A arms (2), K buckets, J = K + 1 replicates, of which the
-first leaves nothing out and the others one bucket each.
+Letters of the shapes: H hypotheses, Q numerators of each, S strata, A arms (2), K buckets, J = K + 1 replicates, of
+which the first leaves nothing out and the others one bucket each.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,21 +79,29 @@ class Comparison:
 
     def log_ratios(self, numerator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
         """As the function of the same name."""
-        numerator_HSAJ = leave_one_out(numerator_HSAK[:, self._lives_S])
-        above_HJ, below_HJ = self._weighted(numerator_HSAJ)
-        above_HJ, below_HJ = self._with_half_a_conversion(above_HJ, below_HJ, unit_H)
+        return self.all_log_ratios([numerator_HSAK], unit_H[None])[0]
+
+    def all_log_ratios(self, numerators: Sequence[IntegerArray], unit_QH: FloatArray) -> list[LogRatios]:
+        """Of Q numerators (H, S, A, K) that are counted over these impressions, each as if alone."""
+        weighted = [self._weighted(leave_one_out(numerator[:, self._lives_S])) for numerator in numerators]
+        above_QHJ, below_QHJ = (np.stack(sums) for sums in zip(*weighted, strict=True))
+        above_QHJ, below_QHJ = self._with_half_a_conversion(above_QHJ, below_QHJ, unit_QH)
         with np.errstate(divide="ignore", invalid="ignore"):
-            theta_HJ = np.log(above_HJ) - np.log(below_HJ)
-        theta_HJ = np.where(np.isfinite(theta_HJ).all(axis=1, keepdims=True), theta_HJ, np.nan)
-        return LogRatios(
-            theta_H=theta_HJ[:, 0],
-            se_H=jackknife_se(theta_HJ, self.has_data_HK),
-            buckets_H=self.buckets_H,
-            expected_H=_expected(numerator_HSAJ[..., 0], self._denominator_HSAJ[..., 0]),
-            overlap_HS=self.overlap_HS,
-            theta_HJ=theta_HJ,
-            has_data_HK=self.has_data_HK,
-        )
+            theta_QHJ = np.log(above_QHJ) - np.log(below_QHJ)
+        theta_QHJ = np.where(np.isfinite(theta_QHJ).all(axis=2, keepdims=True), theta_QHJ, np.nan)
+        se_N = jackknife_se(theta_QHJ.reshape(-1, theta_QHJ.shape[2]), np.tile(self.has_data_HK, (len(numerators), 1)))
+        return [
+            LogRatios(
+                theta_H=theta_HJ[:, 0],
+                se_H=se_H,
+                buckets_H=self.buckets_H,
+                expected_H=_expected(numerator[:, self._lives_S].sum(axis=3), self._denominator_HSAJ[..., 0]),
+                overlap_HS=self.overlap_HS,
+                theta_HJ=theta_HJ,
+                has_data_HK=self.has_data_HK,
+            )
+            for theta_HJ, se_H, numerator in zip(theta_QHJ, se_N.reshape(len(numerators), -1), numerators, strict=True)
+        ]
 
     def of_surface(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray]:
         """The first hypothesis' candidate and stable numerators, each by the other arm's part: replicates, (J,)."""
@@ -108,16 +117,16 @@ class Comparison:
         return above_HJ, below_HJ
 
     def _with_half_a_conversion(
-        self, above_HJ: FloatArray, below_HJ: FloatArray, unit_H: FloatArray
+        self, above_QHJ: FloatArray, below_QHJ: FloatArray, unit_QH: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        is_empty_H = (above_HJ <= 0).any(axis=1) | (below_HJ <= 0).any(axis=1)
-        if not is_empty_H.any():
-            return above_HJ, below_HJ
-        half_H = np.where(is_empty_H, 0.5 * unit_H, 0.0)[:, None]
+        is_empty_QH = (above_QHJ <= 0).any(axis=2) | (below_QHJ <= 0).any(axis=2)
+        if not is_empty_QH.any():
+            return above_QHJ, below_QHJ
+        half_QH1 = np.where(is_empty_QH, 0.5 * unit_QH, 0.0)[:, :, None]
         is_shared_HS = self._is_shared_HS[:, self._lives_S]
         shared_HAJ = np.where(is_shared_HS[:, :, None, None], self._denominator_HSAJ, 0.0).sum(axis=1)
         part_HAJ = shared_HAJ / np.maximum(shared_HAJ.sum(axis=1), 1.0)[:, None]
-        return above_HJ + half_H * part_HAJ[:, Arm.STABLE], below_HJ + half_H * part_HAJ[:, Arm.CANDIDATE]
+        return above_QHJ + half_QH1 * part_HAJ[:, Arm.STABLE], below_QHJ + half_QH1 * part_HAJ[:, Arm.CANDIDATE]
 
 
 def leave_one_out(sums_K: IntegerArray) -> FloatArray:
@@ -125,7 +134,7 @@ def leave_one_out(sums_K: IntegerArray) -> FloatArray:
     whole = sums_K.sum(axis=-1, keepdims=True, dtype=np.int64)
     found = np.empty((*sums_K.shape[:-1], sums_K.shape[-1] + 1))
     found[..., :1] = whole
-    np.subtract(whole, sums_K, out=found[..., 1:])
+    np.subtract(found[..., :1], sums_K.astype(np.float64), out=found[..., 1:])
     return found
 
 

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from control_plane.domain.events import Label
 from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric
 from control_plane.domain.verdict import percent
 from control_plane.guardrails.engagement import conversion_size
 from control_plane.guardrails.estimate import BoolArray, Comparison
@@ -32,31 +31,41 @@ def novelty_objections(look: Look) -> Iterator[str]:
 
 
 class _Days:
-    """The surface's effects over some of the days; labels of one window share their impressions' jackknife."""
+    """The surface's effects over some of the days."""
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._comparisons: dict[tuple[int, bytes], Comparison] = {}
+        self._known: dict[tuple[int, bytes], dict[Metric, tuple[float, float]]] = {}
 
     def effect(self, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
         """Log ratio and standard error; NaN where these days hold too few conversions to be read."""
-        moments, judge, label = self._look.moments, self._look.plan.judge, LABEL_OF[guardrail.metric]
-        strata: BoolArray = np.array([takes_day(stratum.day) for stratum in moments.strata], dtype=np.bool_)
+        strata: BoolArray = np.array([takes_day(stratum.day) for stratum in self._look.moments.strata], dtype=np.bool_)
         if not strata.any():
             return math.nan, math.nan
-        numerator_HSAK = moments.cells_of(NUMERATOR_OF[label])[:1, strata]
-        unit_H = conversion_size(self._look, guardrail)[:1]
-        ratios = self._comparison(label, strata).log_ratios(numerator_HSAK, unit_H)
-        expected = ratios.expected_H[0] / unit_H[0] if unit_H[0] > 0 else 0.0
-        if ratios.buckets_H[0] < judge.min_buckets or expected < judge.min_conversions:
-            return math.nan, math.nan
-        return float(ratios.theta_H[0]), float(ratios.se_H[0])
+        window_ms = self._look.windows_ms[LABEL_OF[guardrail.metric]]
+        key = window_ms, strata.tobytes()
+        if key not in self._known:
+            self._known[key] = self._effects(window_ms, strata)
+        return self._known[key][guardrail.metric]
 
-    def _comparison(self, label: Label, strata: BoolArray) -> Comparison:
-        key = self._look.windows_ms[label], strata.tobytes()
-        if key not in self._comparisons:
-            self._comparisons[key] = Comparison(self._look.moments.cells_of(MATURED_OF[label])[:1, strata])
-        return self._comparisons[key]
+    def _effects(self, window_ms: int, strata: BoolArray) -> dict[Metric, tuple[float, float]]:
+        """Of all gates whose labels have this window, computed together."""
+        look, judge = self._look, self._look.plan.judge
+        gates = [one for one in look.plan.guardrails if one.role.gates]
+        gates = [one for one in gates if look.windows_ms[LABEL_OF[one.metric]] == window_ms]
+        labels = [LABEL_OF[gate.metric] for gate in gates]
+        unit_Q1 = np.array([conversion_size(look, gate)[:1] for gate in gates])
+        numerators = [look.moments.cells_of(NUMERATOR_OF[label])[:1, strata] for label in labels]
+        comparison = Comparison(look.moments.cells_of(MATURED_OF[labels[0]])[:1, strata])
+        found: dict[Metric, tuple[float, float]] = {}
+        for gate, ratios, unit in zip(
+            gates, comparison.all_log_ratios(numerators, unit_Q1), unit_Q1[:, 0].tolist(), strict=True
+        ):
+            has_enough = unit > 0 and ratios.expected_H[0] / unit >= judge.min_conversions
+            is_known = has_enough and ratios.buckets_H[0] >= judge.min_buckets
+            effect = float(ratios.theta_H[0]), float(ratios.se_H[0])
+            found[gate.metric] = effect if is_known else (math.nan, math.nan)
+        return found
 
 
 def _late_days_objection(look: Look, guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:

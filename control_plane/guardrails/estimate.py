@@ -62,14 +62,14 @@ class Comparison:
     def __init__(self, denominator_HSAK: IntegerArray) -> None:
         self._is_shared_HS = (denominator_HSAK.sum(axis=3) > 0).all(axis=2)
         self._lives_S = self._is_shared_HS.any(axis=0)
-        self._denominator_HSAJ = leave_one_out(denominator_HSAK[:, self._lives_S])
+        self._denominator_HSAJ = leave_one_out(self._living(denominator_HSAK))
         stable_HSJ, candidate_HSJ = (
             self._denominator_HSAJ[:, :, Arm.STABLE],
             self._denominator_HSAJ[:, :, Arm.CANDIDATE],
         )
         total_HSJ = np.maximum(stable_HSJ + candidate_HSJ, 1.0)  # an empty stratum then weighs nothing
         self._stable_part_HSJ, self._candidate_part_HSJ = stable_HSJ / total_HSJ, candidate_HSJ / total_HSJ
-        has_data_HSAK = denominator_HSAK[:, self._lives_S] > 0
+        has_data_HSAK = self._living(denominator_HSAK) > 0
         has_data_HSAK &= self._is_shared_HS[:, self._lives_S, None, None]
         has_data_HAK: BoolArray = np.asarray(has_data_HSAK.any(axis=1))
         self.buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
@@ -83,8 +83,8 @@ class Comparison:
 
     def all_log_ratios(self, numerators: Sequence[IntegerArray], unit_QH: FloatArray) -> list[LogRatios]:
         """Of Q numerators (H, S, A, K) that are counted over these impressions, each as if alone."""
-        weighted = [self._weighted(leave_one_out(numerator[:, self._lives_S])) for numerator in numerators]
-        above_QHJ, below_QHJ = (np.stack(sums) for sums in zip(*weighted, strict=True))
+        weighted = [self._weighted(self._living(numerator)) for numerator in numerators]
+        above_QHJ, below_QHJ, whole_QHSA = (np.stack(sums) for sums in zip(*weighted, strict=True))
         above_QHJ, below_QHJ = self._with_half_a_conversion(above_QHJ, below_QHJ, unit_QH)
         with np.errstate(divide="ignore", invalid="ignore"):
             theta_QHJ = np.log(above_QHJ) - np.log(below_QHJ)
@@ -95,26 +95,34 @@ class Comparison:
                 theta_H=theta_HJ[:, 0],
                 se_H=se_H,
                 buckets_H=self.buckets_H,
-                expected_H=_expected(numerator[:, self._lives_S].sum(axis=3), self._denominator_HSAJ[..., 0]),
+                expected_H=_expected(whole_HSA, self._denominator_HSAJ[..., 0]),
                 overlap_HS=self.overlap_HS,
                 theta_HJ=theta_HJ,
                 has_data_HK=self.has_data_HK,
             )
-            for theta_HJ, se_H, numerator in zip(theta_QHJ, se_N.reshape(len(numerators), -1), numerators, strict=True)
+            for theta_HJ, se_H, whole_HSA in zip(theta_QHJ, se_N.reshape(len(numerators), -1), whole_QHSA, strict=True)
         ]
 
     def of_surface(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray]:
         """The first hypothesis' candidate and stable numerators, each by the other arm's part: replicates, (J,)."""
-        above_HJ, below_HJ = self._weighted(leave_one_out(numerator_HSAK[:1, self._lives_S]))
+        above_HJ, below_HJ, _ = self._weighted(self._living(numerator_HSAK[:1]))
         return above_HJ[0], below_HJ[0]
 
-    def _weighted(self, numerator_HSAJ: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Of as many of the first hypotheses as there are numerators."""
+    def _living(self, sums_HSAK: IntegerArray) -> IntegerArray:
+        """Without the strata that no hypothesis shares."""
+        return sums_HSAK if self._lives_S.all() else sums_HSAK[:, self._lives_S]
+
+    def _weighted(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Candidate's and stable's numerators by the other arm's part, (H, J), and both unweighted, (H, S, A).
+
+        Of as many of the first hypotheses as there are numerators.
+        """
+        numerator_HSAJ = leave_one_out(numerator_HSAK)
         stable_HSJ, candidate_HSJ = numerator_HSAJ[:, :, Arm.STABLE], numerator_HSAJ[:, :, Arm.CANDIDATE]
         size = len(numerator_HSAJ)
         above_HJ = np.einsum("hsj,hsj->hj", candidate_HSJ, self._stable_part_HSJ[:size])
         below_HJ = np.einsum("hsj,hsj->hj", stable_HSJ, self._candidate_part_HSJ[:size])
-        return above_HJ, below_HJ
+        return above_HJ, below_HJ, numerator_HSAJ[..., 0].copy()
 
     def _with_half_a_conversion(
         self, above_QHJ: FloatArray, below_QHJ: FloatArray, unit_QH: FloatArray

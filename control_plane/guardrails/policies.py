@@ -11,18 +11,20 @@ def policy_of(entry: GuardrailPlan | OperationalPlan | ExternalPlan, answer: Ans
 
 
 def _of_own(entry: GuardrailPlan | OperationalPlan, answer: Answer) -> OnMissing | None:
-    return {
-        Answer.NO_DATA: entry.on_no_data,
-        Answer.INSUFFICIENT: entry.on_insufficient,
-        Answer.STALE: entry.on_stale,
-        Answer.ERROR: entry.on_error,
-    }.get(answer)
+    if answer is Answer.NO_DATA:
+        return entry.on_no_data
+    if answer is Answer.INSUFFICIENT:
+        return entry.on_insufficient
+    if answer is Answer.STALE:
+        return entry.on_stale
+    return entry.on_error if answer is Answer.ERROR else None
 
 
 def _of_external(entry: ExternalPlan, answer: Answer) -> OnMissing | None:
-    return {
-        Answer.EMPTY: entry.on_empty,
-        Answer.NAN: entry.on_nan,
-        Answer.STALE: entry.on_stale,
-        Answer.FAILED: entry.on_failed,
-    }.get(answer)
+    if answer is Answer.EMPTY:
+        return entry.on_empty
+    if answer is Answer.NAN:
+        return entry.on_nan
+    if answer is Answer.STALE:
+        return entry.on_stale
+    return entry.on_failed if answer is Answer.FAILED else None

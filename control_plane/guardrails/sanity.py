@@ -115,10 +115,13 @@ def _check_array(field: str, array: object, dtype: type[np.signedinteger], shape
         _fail(field, f"must have the shape {shape}, not {array.shape}")
     if not array.size:
         return
-    low, high = int(array.min()), int(array.max())
-    if low < 0 and field != "pairs_GKP":
-        _fail(field, "must not be negative")
-    is_small = max(high, -low) < MAX_TOTAL / array.size
+    if field == "pairs_GKP":
+        largest = max(int(array.max()), -int(array.min()))
+    else:
+        largest = int(array.view(f"u{array.itemsize}").max())  # one pass: what is negative is huge there
+        if largest > np.iinfo(dtype).max:
+            _fail(field, "must not be negative")
+    is_small = largest < MAX_TOTAL / array.size
     if not is_small and np.abs(array.astype(np.float64)).sum() >= MAX_TOTAL:
         _fail(field, "overflows: its total no longer fits into 64 bits")
 
@@ -128,7 +131,7 @@ def _check_exposures(moments: Moments) -> None:
     impressions = counts_MGSAK[Measure.IMPRESSIONS]
     _check_labels("counts_MGSAK", counts_MGSAK)
     scored = counts_MGSAK[Measure.MATURED_CLICK] * np.int64(FIXED_POINT)
-    _check_at_most("values_MGSAK.SCORE", moments.sums_of(Measure.SCORE), scored)
+    _check_at_most("values_MGSAK.SCORE", moments.cells_of(Measure.SCORE), scored)
     if (impressions[1:].sum(axis=0, dtype=np.int64) > impressions[0]).any():
         _fail("counts_MGSAK.IMPRESSIONS", "view types together must not exceed the surface")
     if moments.before_MGAK is not None:

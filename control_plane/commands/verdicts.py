@@ -19,13 +19,18 @@ VerdictArgument = Annotated[int, typer.Argument(metavar="VERDICT", help="The ver
 @app.command()
 def explain(verdict_id: VerdictArgument) -> None:
     """Say in words what was compared, what came out and what is missing."""
-    out.print(explain_verdict(_stored(verdict_id)), highlight=False, markup=False, soft_wrap=True)
+    stored = call("GET", f"/v1/verdicts/{verdict_id}")
+    rollout = call("GET", f"/v1/rollouts/{stored['rollout_id']}")
+    who = f"candidate {rollout['candidate']} against stable {rollout['stable']}"
+    heading = f"verdict {verdict_id} on {rollout['surface']}, rollout {rollout['rollout_id']}: {who}"
+    told = explain_verdict(Verdict.from_json(stored["verdict_json"]))
+    out.print(f"{heading}\n{told}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
 def replay(verdict_id: VerdictArgument) -> None:
     """Judge the stored evidence again; exit 1 unless the verdict comes out the same to the bit."""
-    stored = _stored(verdict_id)
+    stored: str = call("GET", f"/v1/verdicts/{verdict_id}")["verdict_json"]
     response = httpx.get(f"{url()}/v1/verdicts/{verdict_id}/inputs", timeout=TIMEOUT_SECONDS)
     if response.is_error:
         fail(f"the inputs of verdict {verdict_id} are not to be had: {response.status_code}")
@@ -33,10 +38,6 @@ def replay(verdict_id: VerdictArgument) -> None:
         again = replay_inputs(response.content)
     except ControlPlaneError as error:
         fail(f"the inputs of verdict {verdict_id} cannot be judged again: {error}")
-    if again.to_json() != stored.to_json():
+    if again.to_json() != stored:
         fail(f"verdict {verdict_id} came out differently; was it judged by another version of Surefoot?")
-    out.print(f"verdict {verdict_id} replays bit for bit: {stored.outcome}, {stored.reason}", markup=False)
-
-
-def _stored(verdict_id: int) -> Verdict:
-    return Verdict.from_json(call("GET", f"/v1/verdicts/{verdict_id}")["verdict_json"])
+    out.print(f"verdict {verdict_id} replays bit for bit: {again.outcome}, {again.reason}", markup=False)

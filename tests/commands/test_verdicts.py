@@ -70,6 +70,7 @@ def test_an_explanation_says_all_that_the_verdict_rests_on(surefoot: Run, world:
     told = surefoot("verdict", "explain", stored.verdict_id).output
 
     for part in (
+        f"verdict {stored.verdict_id} on home_feed, rollout {stored.rollout_id}: candidate ",
         verdict.reason,
         f"(rule: {verdict.rule})",
         "compared: candidate with stable, users served from 2026-03-02",

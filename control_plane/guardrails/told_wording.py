@@ -30,6 +30,7 @@ NAMES = {
     CALIBRATION_ERROR: "calibration error",
     STABLE_CALIBRATION_ERROR: "stable's calibration error",
 }
+MOST_TOLD = 10.0  # of an error, relative: the end of an interval on few users may be anywhere
 UNITS = {JENSEN_SHANNON: " nats", WASSERSTEIN: " logits"}
 
 
@@ -127,6 +128,8 @@ def figure(finding: Finding, value: float) -> str:
         return f"{value:.{4 if finding.metric == JENSEN_SHANNON else 3}f}{UNITS.get(finding.metric, '')}"
     if finding.metric == BRIER:
         return f"{value * 100:+.2f} %"
+    if finding.metric in (CALIBRATION_ERROR, STABLE_CALIBRATION_ERROR) and value > MOST_TOLD:
+        return f"more than {percent(MOST_TOLD, signed=False)}"
     relatively = relative(value) if finding.metric == MEAN_LOG_RATIO else value
     return percent(relatively, signed=finding.metric not in (CALIBRATION_ERROR, STABLE_CALIBRATION_ERROR))
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.guardrail_bars.outcome import Measured, Row, chunked, quantile, quantile_interval, upper_bound
 from benchmarks.guardrail_bars.rules import PLAN
-from control_plane.domain.moments import Stratum
+from control_plane.domain.moments import Draw
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.estimate import FloatArray, IntArray
 from control_plane.guardrails.sample_ratio import log_e_sample_ratio
@@ -110,5 +110,5 @@ def _crossing(share_bp: int, users: int, direction: int) -> int:
 
 
 def _has_crossed(share_bp: int, users: int, candidate: int) -> bool:
-    stratum = Stratum(day=0, generation=1, candidate_bp=share_bp)
-    return log_e_sample_ratio([stratum], np.array([[users - candidate, candidate]])) >= THRESHOLD
+    draw = Draw(generation=1, above_bp=0, candidate_bp=share_bp, stable=users - candidate, candidate=candidate)
+    return log_e_sample_ratio([draw]) >= THRESHOLD

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from control_plane.domain.events import Label
 from control_plane.domain.model_version import Surface, VersionId
+from control_plane.domain.split import FULL_TRAFFIC_BP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +103,26 @@ class Stratum:
     candidate_bp: int  # what the split promised the candidate in this generation
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Draw:
+    """Users whose arm one generation was the first to tell: what the split promised of them, and where they landed.
+
+    Until then all that was known of their slot is that it is not below `above_bp`.
+    """
+
+    generation: int
+    above_bp: int  # the largest weight under which they were seen on stable; 0 where they never met a split
+    candidate_bp: int  # of the generation, larger
+    stable: int
+    candidate: int
+
+    @property
+    def promised(self) -> float:
+        """Users that the split sends to the candidate, on average."""
+        share = (self.candidate_bp - self.above_bp) / (FULL_TRAFFIC_BP - self.above_bp)
+        return share * (self.stable + self.candidate)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
     """One rollout's evidence as of one moment.
@@ -118,7 +139,7 @@ class Moments:
         shadow_reliability_GACBR: the same of the shadow pairs, each version by its own scores.
         before_MGAK: sums of the days before the start by `Measure`, users by the arm that the last split with
             both arms gives them; None where the plan does not ask, or there is nothing.
-        first_exposures_SA: users by the stratum and arm of their first exposure in this rollout.
+        draws: ascending, one for each generation and `above_bp`; see `Draw`.
         users_A: distinct users seen in each arm.
         cross_exposed_users: users seen in both arms within one generation.
         as_of_ms: labels matured up to here count.
@@ -139,7 +160,7 @@ class Moments:
     score_pairs_CBB: "CountArray"
     reliability_GACBR: "IntArray"
     shadow_reliability_GACBR: "IntArray"
-    first_exposures_SA: "IntArray"
+    draws: tuple[Draw, ...]
     users_A: tuple[int, int]
     cross_exposed_users: int
     as_of_ms: int

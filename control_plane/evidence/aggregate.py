@@ -17,6 +17,7 @@ from control_plane.domain.moments import (
     NUM_COUNTS,
     NUM_SCORE_BINS,
     WHOLE_SURFACE,
+    Draw,
     Measure,
     Moments,
     PairMeasure,
@@ -164,7 +165,7 @@ class _Assembly:
         self._query = query
         self._generations = np.array(sorted(query.shares), np.int64)
         self._shards: list[Sums] = []
-        self._first: Counter[tuple[int, int, int]] = Counter()  # users by day, generation, arm
+        self._drawn: Counter[tuple[int, int, Arm]] = Counter()  # users by generation, what was known, arm
         self._users_A = np.zeros(len(Arm), np.int64)
         self._cross_exposed = 0
 
@@ -173,7 +174,7 @@ class _Assembly:
         self._shards.append(sums)
         self._users_A += users.seen_by_arm()
         self._cross_exposed += users.cross_exposed()
-        self._first += users.first_exposures(day_ms=DAY_MS)
+        self._drawn += users.draws(self._query.shares)
 
     def moments(self) -> Moments:
         query, sums = self._query, add_up(self._shards)
@@ -197,15 +198,25 @@ class _Assembly:
             shadow_reliability_GACBR=self._dense(
                 sums.shadow_reliability_keys, sums.shadow_reliability, RELIABILITY_SHAPE
             ),
-            first_exposures_SA=np.array(
-                [[self._first[stratum.day, stratum.generation, arm] for arm in Arm] for stratum in strata], np.int64
-            ).reshape(len(strata), len(Arm)),
+            draws=self._draws(),
             users_A=(int(self._users_A[Arm.STABLE]), int(self._users_A[Arm.CANDIDATE])),
             cross_exposed_users=self._cross_exposed,
             as_of_ms=query.as_of_ms,
             newest_event_ms=None if newest_ms == NONE_YET_MS else newest_ms,
             candidate_newest_ms=None if candidate_newest_ms == NONE_YET_MS else candidate_newest_ms,
             before_MGAK=self._before(sums),
+        )
+
+    def _draws(self) -> tuple[Draw, ...]:
+        return tuple(
+            Draw(
+                generation=generation,
+                above_bp=above_bp,
+                candidate_bp=self._query.shares[generation],
+                stable=self._drawn[generation, above_bp, Arm.STABLE],
+                candidate=self._drawn[generation, above_bp, Arm.CANDIDATE],
+            )
+            for generation, above_bp in sorted({(generation, above_bp) for generation, above_bp, _ in self._drawn})
         )
 
     def _before(self, sums: Sums) -> "IntArray | None":

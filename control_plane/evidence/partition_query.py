@@ -24,12 +24,12 @@ from control_plane.domain.split import NUM_BUCKETS, slot_of
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
 from control_plane.evidence.sums import KEYED, NONE_YET_MS, Sums, add_up, no_sums
-from control_plane.evidence.users import NEVER_MS, UserRows
+from control_plane.evidence.users import UserRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SUMS_VERSION = 5  # raise it when sums mean or store something else: those that older code stored are then not read
+SUMS_VERSION = 6  # raise it when sums mean or store something else: those that older code stored are then not read
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
@@ -126,10 +126,7 @@ FROM labelled WHERE matured_click GROUP BY ALL
 """
 
 USERS = """
-SELECT user_key, generation,
-    coalesce(min(served_at_ms) FILTER (arm = 0), $never) AS first_stable_ms,
-    coalesce(min(served_at_ms) FILTER (arm = 1), $never) AS first_candidate_ms
-FROM labelled GROUP BY user_key, generation
+SELECT user_key, generation, bit_or(1 << arm) AS seen FROM labelled GROUP BY user_key, generation
 """
 
 PAIRED = """
@@ -258,7 +255,7 @@ class PartitionQuery:
     ) -> tuple[Sums, UserRows]:
         """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
         self._parameters = {
-            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "never": NEVER_MS, "home_arm": HOME_ARM
+            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "home_arm": HOME_ARM
         }  # fmt: skip
         once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
         self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM))
@@ -317,7 +314,7 @@ class PartitionQuery:
         return UserRows(
             user_N=np.asarray(found["user_key"], np.uint64),
             generation_N=np.asarray(found["generation"], np.int64),
-            first_ms_NA=np.stack([found["first_stable_ms"], found["first_candidate_ms"]], axis=1).astype(np.int64),
+            seen_N=np.asarray(found["seen"], np.uint64),
         )
 
     def _newest(self) -> "NDArray[np.int64]":

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from control_plane.domain.errors import InvalidMoments
-from control_plane.domain.moments import Health, Moments, ServingCounts, Stratum
+from control_plane.domain.moments import Draw, Health, Moments, ServingCounts, Stratum
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.readings import Reading, ReadingOutcome
@@ -21,7 +21,7 @@ from control_plane.guardrails.judge import judge
 
 IntegerArray = NDArray[np.signedinteger]
 
-MAGIC = b"surefoot-inputs/2\n"
+MAGIC = b"surefoot-inputs/3\n"
 ARRAYS: dict[str, np.dtype[np.signedinteger]] = {
     "counts_MGSAK": np.dtype("<i4"),
     "values_MGSAK": np.dtype("<i8"),
@@ -30,7 +30,6 @@ ARRAYS: dict[str, np.dtype[np.signedinteger]] = {
     "score_pairs_CBB": np.dtype("<i4"),
     "reliability_GACBR": np.dtype("<i8"),
     "shadow_reliability_GACBR": np.dtype("<i8"),
-    "first_exposures_SA": np.dtype("<i8"),
     "before_MGAK": np.dtype("<i8"),
 }
 MAX_WHOLE = 2**512  # nothing can be computed with more; what merely cannot be is for the judge to name
@@ -93,6 +92,7 @@ def _scalars(moments: Moments) -> dict[str, Any]:
         "candidate": moments.candidate,
         "segments": list(moments.segments),
         "strata": [asdict(stratum) for stratum in moments.strata],
+        "draws": [asdict(draw) for draw in moments.draws],
         "users_A": list(moments.users_A),
         "cross_exposed_users": moments.cross_exposed_users,
         "as_of_ms": moments.as_of_ms,
@@ -138,6 +138,7 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
         **arrays,
         "segments": tuple(_text(segment) for segment in scalars["segments"]),
         "strata": tuple(Stratum(**stratum) for stratum in scalars["strata"]),
+        "draws": tuple(Draw(**draw) for draw in scalars["draws"]),
         "users_A": tuple(scalars["users_A"]),
     }
     counts = {arm: _serving_counts(health[arm]) for arm in ("stable", "candidate")}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from control_plane.domain.moments import Health
+from control_plane.domain.moments import Draw, Health
 from control_plane.domain.plan import Metric, OnMissing, OperationalMetric, Role
 from control_plane.domain.rollout import Phase
 from control_plane.domain.verdict import Answer, Blame, Finding, Outcome, Rule, percent
@@ -62,7 +62,7 @@ class Evidence:
 
     @cached_property
     def log_e_sample_ratio(self) -> float:
-        return log_e_sample_ratio(self.look.moments.strata, self.look.moments.first_exposures_SA)
+        return log_e_sample_ratio(self.look.moments.draws)
 
     @cached_property
     def by_share(self) -> tuple[Finding, ...]:
@@ -99,9 +99,7 @@ def hard_stop(evidence: Evidence, stops: Iterable[HardStop]) -> Ruling | None:
 def sample_ratio(evidence: Evidence) -> Ruling | None:
     look, moments = evidence.look, evidence.look.moments
     if evidence.log_e_sample_ratio >= math.log(look.plan.judge.sample_ratio_threshold):
-        stable, candidate = moments.first_exposures_SA.sum(axis=0).tolist()
-        split = f"{candidate} new users met the candidate and {stable} met stable"
-        reason = f"{split}, not what the split promised: the arms cannot be compared"
+        reason = f"{_uneven_split(moments.draws)}: the arms cannot be compared"
         return Ruling.hold(Rule.SAMPLE_RATIO, reason, needs_person=True)
     allowed = look.plan.judge.max_cross_exposure * max(min(moments.users_A), look.plan.judge.min_users)
     if moments.cross_exposed_users > allowed:
@@ -240,6 +238,13 @@ def shown_safe(evidence: Evidence) -> Ruling:
     margin = wording.margin_text(tightest, tightest.safe_margin or 0.0)
     all_of_them = f"all {len(gates)} gates shown safe, the closest call: " if len(gates) > 1 else ""
     return Ruling.advance(f"{all_of_them}{wording.estimate(tightest, surface)}, shown safe at the {margin} margin")
+
+
+def _uneven_split(draws: Sequence[Draw]) -> str:
+    met = sum(draw.candidate for draw in draws)
+    promised = sum(draw.promised for draw in draws)
+    drawn = sum(draw.stable + draw.candidate for draw in draws)
+    return f"{met} of {drawn} users new to a weight met the candidate, the split promised about {promised:.0f}"
 
 
 def _roll_back(evidence: Evidence, rule: Rule, reason: str, culprits: tuple[str, ...]) -> Ruling:

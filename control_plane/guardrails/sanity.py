@@ -1,5 +1,7 @@
 """Plans that cannot be armed, and sums that no event log can have produced, are refused before anything is computed."""
 
+from collections import Counter
+from dataclasses import astuple
 from functools import lru_cache
 from itertools import pairwise
 from typing import NoReturn
@@ -50,6 +52,7 @@ def check_moments(moments: Moments) -> None:
     _check_reliability("shadow_reliability_GACBR", moments.shadow_reliability_GACBR)
     _check_pairs(moments.pairs_GKP)
     _check_users(moments)
+    _check_draws(moments)
 
 
 def is_possible(counts: ServingCounts) -> bool:
@@ -62,6 +65,7 @@ def _check_numbers(moments: Moments) -> None:
     """NaN is below and above no limit, so it would pass all that follow."""
     for field, numbers in (
         ("strata", [number for one in moments.strata for number in (one.day, one.generation, one.candidate_bp)]),
+        ("draws", [number for one in moments.draws for number in astuple(one)]),
         ("users_A", moments.users_A),
         ("cross_exposed_users", [moments.cross_exposed_users]),
         ("as_of_ms", [moments.as_of_ms]),
@@ -101,7 +105,6 @@ def _check_arrays(moments: Moments) -> None:
         ("score_pairs_CBB", np.int32, (NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS)),
         ("reliability_GACBR", np.int64, reliability),
         ("shadow_reliability_GACBR", np.int64, reliability),
-        ("first_exposures_SA", np.int64, (strata, arms)),
     ):
         _check_array(field, getattr(moments, field), dtype, shape)
     if moments.before_MGAK is not None:
@@ -178,8 +181,31 @@ def _check_users(moments: Moments) -> None:
         _fail("users_A", "must be two counts of 0 or more")
     if not 0 <= moments.cross_exposed_users <= min(moments.users_A):
         _fail("cross_exposed_users", "must be 0 to the users of the smaller arm")
-    if int(moments.first_exposures_SA.sum()) > sum(moments.users_A):
-        _fail("first_exposures_SA", "must not exceed the users of both arms")
+
+
+def _check_draws(moments: Moments) -> None:
+    weights = {(stratum.generation, stratum.candidate_bp) for stratum in moments.strata}
+    for earlier, later in pairwise(moments.draws):
+        if not (earlier.generation, earlier.above_bp) < (later.generation, later.above_bp):
+            _fail("draws", "must ascend by generation, then what was known")
+    for draw in moments.draws:
+        if (draw.generation, draw.candidate_bp) not in weights:
+            _fail("draws", "must be of the strata's generations and their weights")
+        if not 0 <= draw.above_bp < draw.candidate_bp < FULL_TRAFFIC_BP:
+            _fail("draws", f"must be of weights above what was known, and below {FULL_TRAFFIC_BP}")
+        if min(draw.stable, draw.candidate) < 0:
+            _fail("draws", "must not count less than 0 users")
+    drawn_A = _drawn_by_arm(moments)
+    if any(drawn > users for drawn, users in zip(drawn_A, moments.users_A, strict=True)):
+        _fail("draws", "must not exceed the users of an arm")
+
+
+def _drawn_by_arm(moments: Moments) -> tuple[int, int]:
+    """Users of stable in the generation with most, since many are drawn again; of the candidate in all."""
+    by_generation: Counter[int] = Counter()
+    for draw in moments.draws:
+        by_generation[draw.generation] += draw.stable
+    return max(by_generation.values(), default=0), sum(draw.candidate for draw in moments.draws)
 
 
 def _check_at_most(field: str, sums: IntegerArray, limit: IntegerArray) -> None:

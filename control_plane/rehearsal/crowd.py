@@ -2,7 +2,8 @@
 
 Each user's impressions are a Poisson process on the calendar's clock. What it tells before the first impression is
 one exponential; from then on the users of a cell (same arm, bucket and type) add up to one Poisson process. So
-cells are drawn instead of users, and the law is still that of every single user.
+cells are drawn instead of users, and the law is still that of every single user. Who would tell something of the split
+when met under a new weight is met anew there: a Poisson process has no memory.
 
 Letters: U users, F users first met, W waves (0 is stable, the others joined the candidate together), K buckets,
 J types of user.
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from control_plane.domain.split import NUM_BUCKETS, Arm, bucket_of, slot_of
 from control_plane.rehearsal.audience import Audience, Faults
+from control_plane.rehearsal.first_meetings import Drawn, FirstMeetings
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -28,8 +30,8 @@ class Met:
     """Who was met in one span of the clock."""
 
     rate_WKJ: FloatArray  # of further impressions, beyond the first one of each user in `cell_F`
-    cell_F: IntArray  # flat index into W, K, J of those who had their first impression in their arm
-    first_A: IntArray  # users whose first impression of all this was, by arm
+    cell_F: IntArray  # flat index into W, K, J of those who had their first impression in their arm, or anew
+    drawn: Drawn
 
 
 class Crowd:
@@ -58,6 +60,7 @@ class Crowd:
         self._due_U = self.entry_U + self._waits(np.arange(size))  # first impression in the present arm
         self._is_lost_U = rng.random(size) < faults.lost_users
         self._met_UA = np.zeros((size, len(Arm)), dtype=np.bool_)
+        self._first_meetings = FirstMeetings(size)
         self._wave_U = np.zeros(size, dtype=np.int64)
         self.joined_ms: list[int] = [0]  # when each wave came to be; stable always was
         self.assign(0, clock=0.0, at_ms=0)
@@ -68,19 +71,21 @@ class Crowd:
         return int(self._met_UA[:, 0].sum()), int(self._met_UA[:, 1].sum())
 
     def assign(self, candidate_bp: int, *, clock: float, at_ms: int) -> None:
-        """Give the candidate the slots below its weight; who changes arms is met anew there."""
+        """Give the candidate the slots below its weight; who changes arms, or will tell of the split, is met anew."""
         wants = self.slot_U < candidate_bp
         joins, leaves = wants & (self._wave_U == 0), ~wants & (self._wave_U > 0)
         if joins.any() and (self._has_waves or len(self.joined_ms) == 1):
             self.joined_ms.append(at_ms)
         self._wave_U[joins] = len(self.joined_ms) - 1
         self._wave_U[leaves] = 0
-        moved = np.flatnonzero((joins | leaves) & ~np.isinf(self._due_U) & (self._due_U < clock))
+        is_met = self._met_UA[np.arange(self._wave_U.size), np.minimum(self._wave_U, 1)]
+        is_met &= ~self._first_meetings.would_tell(candidate_bp)
+        moved = np.flatnonzero((joins | leaves | ~is_met) & ~np.isinf(self._due_U) & (self._due_U < clock))
         self._due_U[moved] = clock + self._waits(moved)
+        self._candidate_bp = candidate_bp
         self._is_away_U = self._is_lost_U & (self._wave_U > 0)
         self._cell_U = (self._wave_U * NUM_BUCKETS + self.bucket_U) * self.num_types + self.type_U
         is_here = ~self._is_away_U
-        is_met = self._met_UA[np.arange(self._wave_U.size), np.minimum(self._wave_U, 1)]
         self._rate_C = self._summed(np.flatnonzero(is_here & is_met))
         waiting = np.flatnonzero(is_here & ~is_met)
         order = np.argsort(self._due_U[waiting])
@@ -94,14 +99,13 @@ class Crowd:
         due_F = np.maximum(self._due[self._next : stop], start)
         self._next = stop
         arm_F = np.minimum(self._wave_U[user_F], 1)
-        is_new_F = ~self._met_UA[user_F].any(axis=1)
         self._met_UA[user_F, arm_F] = True
         rate_C = self._rate_C * (end - start) + self._summed(user_F, end - due_F)
         self._rate_C = self._rate_C + self._summed(user_F)
         return Met(
             rate_WKJ=rate_C.reshape(len(self.joined_ms), NUM_BUCKETS, self.num_types),
             cell_F=self._cell_U[user_F],
-            first_A=np.bincount(arm_F[is_new_F], minlength=len(Arm)),
+            drawn=self._first_meetings.meet(user_F, arm_F, self._candidate_bp),
         )
 
     def _waits(self, users: IntArray) -> FloatArray:

@@ -3,7 +3,7 @@
 Letters of the shapes: V view types, P pair measures; others as in `domain.moments`.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from control_plane.domain.moments import (
     Stratum,
 )
 from control_plane.domain.split import NUM_BUCKETS, Arm
+from control_plane.rehearsal.first_meetings import Drawn, draws_of
 
 IntArray = NDArray[np.int64]
 
@@ -66,7 +67,7 @@ class Ledger:
         self._strata: list[Stratum] = []
         self._counts_MGSAK = np.zeros((NUM_COUNTS, segments, ROOM, arms, NUM_BUCKETS), dtype=np.int32)
         self._values_MGSAK = np.zeros((len(Measure) - NUM_COUNTS, segments, ROOM, arms, NUM_BUCKETS), dtype=np.int64)
-        self._first_SA = np.zeros((ROOM, arms), dtype=np.int64)
+        self._drawn: Counter[tuple[int, int, int, Arm]] = Counter()
         self._pairs_GKP = np.zeros((segments, NUM_BUCKETS, len(PairMeasure)), dtype=np.int64)
         self._score_bins_GAKB = np.zeros((segments, arms, NUM_BUCKETS, NUM_SCORE_BINS), dtype=np.int32)
         self._score_pairs_CBB = np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32)
@@ -77,11 +78,13 @@ class Ledger:
         self._newest_ms: int | None = None
         self._candidate_newest_ms: int | None = None
 
-    def add(self, cohort: Cohort, *, first_A: IntArray) -> None:
-        """Take a cohort in, and the users whose first impression lies in it; cohorts come in order of time."""
+    def add(self, cohort: Cohort, *, drawn: Drawn) -> None:
+        """Take a cohort in, and the users who were first met under its weight; cohorts come in order of time."""
         place = self._place(cohort.stratum)
         _add(self._counts_MGSAK[Measure.IMPRESSIONS, :, place], cohort.impressions_VAK)
-        self._first_SA[place] += first_A
+        split = cohort.stratum
+        for (above_bp, arm), users in drawn.items():
+            self._drawn[split.generation, above_bp, split.candidate_bp, arm] += users
         for label in Label:
             self._immature[label].append((place, cohort))
         by_arm_A = cohort.impressions_VAK.sum(axis=(0, 2))
@@ -114,7 +117,7 @@ class Ledger:
             score_pairs_CBB=self._score_pairs_CBB.copy(),
             reliability_GACBR=self._reliability_GACBR.copy(),
             shadow_reliability_GACBR=self._shadow_reliability_GACBR.copy(),
-            first_exposures_SA=self._first_SA[:size].copy(),
+            draws=draws_of(self._drawn),
             users_A=users_A,
             cross_exposed_users=0,
             as_of_ms=as_of_ms,
@@ -126,10 +129,9 @@ class Ledger:
     def _place(self, stratum: Stratum) -> int:
         if not self._strata or self._strata[-1] != stratum:
             self._strata.append(stratum)
-        if len(self._strata) > self._first_SA.shape[0]:
+        if len(self._strata) > self._counts_MGSAK.shape[2]:
             self._counts_MGSAK = _doubled(self._counts_MGSAK, axis=2)
             self._values_MGSAK = _doubled(self._values_MGSAK, axis=2)
-            self._first_SA = _doubled(self._first_SA, axis=0)
         return len(self._strata) - 1
 
     def _add_pairs(self, pairs: Pairs) -> None:

@@ -25,6 +25,7 @@ from control_plane.domain.moments import (
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.split import FULL_TRAFFIC_BP, NUM_BUCKETS, Arm, bucket_of, slot_of
 from control_plane.rehearsal.audience import DAY_MS, Effects, Faults
+from control_plane.rehearsal.first_meetings import FirstMeetings
 from control_plane.rehearsal.ledger import Cohort, Ledger, Pairs
 from control_plane.rehearsal.losses import Losses
 from control_plane.rehearsal.recording import Recording, Rows
@@ -99,6 +100,7 @@ class RecordedTraffic:
         self._is_lost_U = self._rng.random(users) < faults.lost_users
         self._joined_ms_U = np.zeros(users, dtype=np.int64)
         self._seen_UA = np.zeros((users, len(Arm)), dtype=np.bool_)
+        self._first_meetings = FirstMeetings(users)
         self._by_view = [effects.at(view_type) for view_type in recording.view_types]
         self._ledger = Ledger(recording.view_types, plan.windows_ms())
         self._start_ms = self.now_ms = recording.first_day * DAY_MS
@@ -140,7 +142,9 @@ class RecordedTraffic:
             return
         factors = self._factors(rows)
         self._account(rows, factors, is_candidate_N)
-        first_A = self._first(rows.user_N, is_candidate_N)
+        arm_N = is_candidate_N.astype(np.int64)
+        self._seen_UA[rows.user_N, arm_N] = True
+        drawn = self._first_meetings.meet(rows.user_N, arm_N, stratum.candidate_bp)
         acted = self._acted(rows, factors, is_candidate_N)
         score_N = np.where(is_candidate_N, factors.score_N, 1.0) * rows.score_N
         mean_N = _clipped(score_N / FIXED_POINT / acted.shown_N)
@@ -159,19 +163,11 @@ class RecordedTraffic:
                     Label.REVENUE: self._summed(acted.revenue_N, acted, is_candidate_N),
                 },
                 score_VAK=self._summed(_total(mean_N, acted.shown_N), acted, is_candidate_N),
-                reliability_VACBR=self._reliability(acted, mean_N, is_candidate_N.astype(np.int64)),
+                reliability_VACBR=self._reliability(acted, mean_N, arm_N),
                 pairs=pairs,
             ),
-            first_A=first_A,
+            drawn=drawn,
         )
-
-    def _first(self, user_N: IntArray, is_candidate_N: BoolArray) -> IntArray:
-        """Users never seen before, by the arm that they meet; note who was seen."""
-        arm_N = is_candidate_N.astype(np.int64)
-        is_new_N = ~self._seen_UA[user_N].any(axis=1)
-        _, place = np.unique(user_N[is_new_N], return_index=True)
-        self._seen_UA[user_N, arm_N] = True
-        return np.bincount(arm_N[is_new_N][place], minlength=len(Arm))
 
     def _factors(self, rows: Rows) -> _Factors:
         days_N = (self.now_ms - self._joined_ms_U[rows.user_N]) / DAY_MS

@@ -8,6 +8,7 @@ the candidate does to CTR: the stable model is perfectly calibrated to labels th
 Letters: V view types, W waves, K buckets, J types of user (a taste with a score error); others as in `domain.moments`.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,7 +120,7 @@ class Traffic:
             pairs = self._pairs(truth, shown_VWKJ[:, 0], clicks_VWKJ[:, 0], shadow_share)
             cohort = replace(cohort, pairs=pairs)
         self._account(truth, shown_VWKJ.sum(axis=2))
-        self._ledger.add(cohort, first_A=met.first_A)
+        self._ledger.add(cohort, drawn=met.drawn)
 
     def _account(self, truth: Truth, shown_VWJ: IntArray) -> None:
         candidate_VWJ = shown_VWJ[:, 1:]
@@ -199,9 +200,7 @@ class Traffic:
             self._tastes, self.audience, Effects(), self._in_time, joined_ms=[0] * slices, at_ms=self._started_at_ms
         )
         nobody = np.zeros(0, dtype=np.int64)
-        met = Met(
-            rate_WKJ=rate.astype(np.float64).reshape(shape), cell_F=nobody, first_A=np.zeros(len(Arm), dtype=np.int64)
-        )
+        met = Met(rate_WKJ=rate.astype(np.float64).reshape(shape), cell_F=nobody, drawn=Counter())
         shown_VIKJ, clicks_VIKJ = self._impressions(met, truth)
         shown_VIK = shown_VIKJ.sum(axis=-1)
         labels = self._labels(shown_VIK, clicks_VIKJ.sum(axis=-1), truth.of_stable_alone())

@@ -10,9 +10,9 @@ from benchmarks.guardrail_bars import crowd
 from benchmarks.guardrail_bars.outcome import Alarms, quantile, quantile_interval, upper_bound
 from benchmarks.guardrail_bars.rules import Naive, by_impression, gbstats_interval, log_msprt, ratio_statistic
 from benchmarks.guardrail_bars.split_alarms import THRESHOLD, crossings
-from control_plane.domain.moments import Stratum
 from control_plane.domain.split import Arm
 from control_plane.guardrails.sample_ratio import log_e_sample_ratio
+from tests.guardrails.builders import a_draw
 
 
 @pytest.mark.parametrize(("users", "share", "effect"), [(300, 0.5, -0.5), (4_000, 0.5, 0.0), (20_000, 0.05, 0.1)])
@@ -77,11 +77,10 @@ def test_a_split_is_doubted_exactly_from_the_crossing_counts_on(share_bp: int) -
 
     low_L, high_L = crossings(share_bp, users_L)
 
-    stratum = Stratum(day=0, generation=1, candidate_bp=share_bp)
     for users, low, high in zip(users_L.tolist(), low_L.tolist(), high_L.tolist(), strict=True):
         counts = [count for count in (low - 1, low, low + 1, high - 1, high, high + 1) if 0 <= count <= users]
         for count in counts:
-            log_e = log_e_sample_ratio([stratum], np.array([[users - count, count]]))
+            log_e = log_e_sample_ratio([a_draw(share_bp, users - count, count)])
             assert (log_e >= THRESHOLD) == (count <= low or count >= high)
 
 

@@ -13,6 +13,7 @@ from control_plane.domain.moments import (
     NUM_COARSE_BUCKETS,
     NUM_SCORE_BINS,
     NUMERATOR_OF,
+    Draw,
     Measure,
     Moments,
     PairMeasure,
@@ -75,7 +76,7 @@ class _BruteForce:
             **packed_sums(sums),
             **self._shadow(len(segments)),
             reliability_GACBR=reliability,
-            first_exposures_SA=self._first_exposures(places),
+            draws=self._draws(),
             users_A=(len(self._users(0)), len(self._users(1))),
             cross_exposed_users=self._cross_exposed(),
             as_of_ms=query.as_of_ms,
@@ -185,15 +186,28 @@ class _BruteForce:
             arms[exposure.user_key, exposure.generation].add(self._arm(exposure))
         return len({user for (user, _), seen in arms.items() if len(seen) == 2})
 
-    def _first_exposures(self, places: list[tuple[int, int]]) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
-        first: dict[int, tuple[int, int, int]] = {}
+    def _draws(self) -> tuple[Draw, ...]:
+        arms: dict[int, dict[int, set[int | None]]] = defaultdict(lambda: defaultdict(set))
         for exposure in self.counted:
-            seen = (exposure.served_at_ms, exposure.generation, self._arm(exposure) or 0)
-            first[exposure.user_key] = min(first.get(exposure.user_key, seen), seen)
-        counts = np.zeros((len(places), 2), np.int64)
-        for served_at_ms, generation, arm in first.values():
-            counts[places.index((served_at_ms // DAY_MS, generation)), arm] += 1
-        return counts
+            arms[exposure.user_key][exposure.generation].add(self._arm(exposure))
+        counts: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
+        for by_generation in arms.values():
+            if any(len(seen) == 2 for seen in by_generation.values()):
+                continue
+            above = 0
+            for generation, seen in sorted(by_generation.items()):
+                share = self.query.shares[generation]
+                if share in (0, 10_000):
+                    continue
+                if share > above:
+                    counts[generation, above][1 in seen] += 1
+                    above = share
+                if 1 in seen:
+                    break
+        return tuple(
+            Draw(generation=gen, above_bp=above, candidate_bp=self.query.shares[gen], stable=pair[0], candidate=pair[1])
+            for (gen, above), pair in sorted(counts.items())
+        )
 
 
 def _once(events: Sequence[T], identity: Callable[[T], object]) -> list[T]:

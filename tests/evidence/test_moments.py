@@ -118,6 +118,41 @@ def test_users_of_more_generations_than_a_word_has_bits_for_are_told_apart(tmp_p
     assert_identical(found, brute_force(events, query))
 
 
+def test_users_are_drawn_where_a_larger_weight_first_told_of_their_slot(tmp_path: Path) -> None:
+    """User 1 is known from the shadow, user 2 from stable at 10 %, user 3 from the candidate, user 4 met both arms."""
+    candidate = {"arm": "candidate", "version_id": CANDIDATE}
+    seen: dict[int, list[tuple[int, dict[str, Any]]]] = {
+        1: [(1, {}), (4, candidate)],
+        2: [(2, {}), (3, {}), (4, {})],
+        3: [(2, candidate), (4, candidate)],
+        4: [(2, {}), (4, {}), (4, candidate)],
+        5: [(3, {}), (5, candidate)],
+        6: [(5, candidate)],
+    }
+    places = [(user, *place) for user, visits in seen.items() for place in visits]
+    events: list[Event] = [
+        an_exposure(
+            impression_id=number,
+            user_key=UserKey(user),
+            generation=generation,
+            served_at_ms=START_MS + generation * HOUR_MS,
+            **served,
+        )
+        for number, (user, generation, served) in enumerate(places)
+    ]
+    query = a_query(shares={1: 0, 2: 1_000, 3: 1_000, 4: 5_000, 5: 10_000}, since_ms=START_MS)
+
+    found = moments(a_log(tmp_path, events), query)
+
+    assert [(draw.generation, draw.above_bp, draw.stable, draw.candidate) for draw in found.draws] == [
+        (2, 0, 1, 1),
+        (3, 0, 1, 0),
+        (4, 0, 0, 1),
+        (4, 1_000, 1, 0),
+    ]
+    assert_identical(found, brute_force(events, query))
+
+
 def test_compaction_changes_no_sum(tmp_path: Path) -> None:
     events = random_events(3)
     log = a_log(tmp_path, *(events[start::5] for start in range(5)))
@@ -158,7 +193,7 @@ def test_an_empty_log_gives_empty_moments(tmp_path: Path) -> None:
 
     assert found.strata == ()
     assert found.counts_MGSAK.shape == (8, 3, 0, 2, 256)
-    assert found.first_exposures_SA.shape == (0, 2)
+    assert found.draws == ()
     assert found.newest_event_ms is None
     assert found.candidate_newest_ms is None
 
@@ -226,7 +261,7 @@ def test_what_was_shown_while_the_candidate_was_at_home_speaks_for_neither_arm(t
     found = moments(a_log(tmp_path, events), a_query(since_ms=START_MS))
 
     assert (found.users_A, found.cross_exposed_users) == ((0, 2), 0)
-    assert found.first_exposures_SA.tolist() == [[0, 2]]
+    assert [(draw.stable, draw.candidate) for draw in found.draws] == [(0, 2)]
     assert found.sums_of(Measure.IMPRESSIONS)[0].sum() == 2
     assert (found.newest_event_ms, found.candidate_newest_ms) == (START_MS + HOUR_MS, START_MS + HOUR_MS), (
         "it is at home, not idle"

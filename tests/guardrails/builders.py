@@ -13,6 +13,7 @@ from control_plane.domain.moments import (
     NUM_COUNTS,
     NUM_SCORE_BINS,
     WHOLE_SURFACE,
+    Draw,
     Health,
     Measure,
     Moments,
@@ -68,7 +69,7 @@ def simulated_moments(
     return replace(
         moments,
         **packed_sums(sums),
-        first_exposures_SA=users_SA,
+        draws=draws_of(strata, users_SA),
         users_A=(int(users_SA[:, 0].sum()), int(users_SA[:, 1].sum())),
         newest_event_ms=moments.as_of_ms - 1,
         candidate_newest_ms=moments.as_of_ms - 1,
@@ -136,13 +137,29 @@ def empty_moments(
         score_pairs_CBB=np.zeros((NUM_COARSE_BUCKETS, NUM_SCORE_BINS, NUM_SCORE_BINS), dtype=np.int32),
         reliability_GACBR=np.zeros((segments, *RELIABILITY_SHAPE), dtype=np.int64),
         shadow_reliability_GACBR=np.zeros((segments, *RELIABILITY_SHAPE), dtype=np.int64),
-        first_exposures_SA=np.zeros((len(strata), arms), dtype=np.int64),
+        draws=(),
         users_A=(0, 0),
         cross_exposed_users=0,
         as_of_ms=START_MS + days * DAY_MS,
         newest_event_ms=None,
         candidate_newest_ms=None,
     )
+
+
+def draws_of(strata: Sequence[Stratum], users_SA: IntArray) -> tuple[Draw, ...]:
+    """Users of whom nothing was known before, by the strata in which they were first met."""
+    shares = {stratum.generation: stratum.candidate_bp for stratum in strata}
+    generation_S = np.array([stratum.generation for stratum in strata])
+    found = []
+    for generation, share in sorted(shares.items()):
+        if 0 < share < FULL_TRAFFIC_BP:
+            stable, candidate = users_SA[generation_S == generation].sum(axis=0).tolist()
+            found.append(a_draw(share, stable, candidate, generation=generation))
+    return tuple(found)
+
+
+def a_draw(candidate_bp: int, stable: int, candidate: int, *, generation: int = 1, above_bp: int = 0) -> Draw:
+    return Draw(generation=generation, above_bp=above_bp, candidate_bp=candidate_bp, stable=stable, candidate=candidate)
 
 
 def a_stage(phase: Phase = Phase.RAMPING, **overrides: Any) -> Stage:

@@ -201,7 +201,7 @@ def test_moments_of_one_bucket_in_all_hold() -> None:
     moments = good_moments()
     sums = sums_of(moments).sum(axis=3, keepdims=True)
     bare = empty_moments(strata=moments.strata, buckets=1)
-    kept = {name: getattr(moments, name) for name in ("users_A", "first_exposures_SA", "newest_event_ms")}
+    kept = {name: getattr(moments, name) for name in ("users_A", "draws", "newest_event_ms")}
 
     verdict = judged(replace(bare, **packed_sums(sums), **kept, candidate_newest_ms=moments.candidate_newest_ms))
 

@@ -144,8 +144,7 @@ def test_a_few_clicks_are_insufficient_and_counted() -> None:
 
 
 def test_too_few_users_are_insufficient_whatever_they_did() -> None:
-    moments = replace(simulated_moments(np.random.default_rng(1), impressions=600_000), users_A=(60_000, 999))
-    moments.first_exposures_SA[:] = 0
+    moments = replace(simulated_moments(np.random.default_rng(1), impressions=600_000), users_A=(60_000, 999), draws=())
 
     verdict = judged(moments)
 
@@ -179,11 +178,14 @@ def test_harm_is_acted_on_though_the_feed_is_stale() -> None:
 
 def test_a_wrong_split_holds_and_nothing_else_is_believed() -> None:
     moments = simulated_moments(np.random.default_rng(1), impressions=600_000, effect=-0.2)
-    moments.first_exposures_SA[:, Arm.CANDIDATE] //= 2
+    half = tuple(replace(draw, candidate=draw.candidate // 2) for draw in moments.draws)
 
-    verdict = judged(moments)
+    verdict = judged(replace(moments, draws=half))
 
     assert (verdict.outcome, verdict.rule) == (Outcome.HOLD, Rule.SAMPLE_RATIO)
+    met, drawn = half[0].candidate, half[0].stable + half[0].candidate
+    assert f"{met} of {drawn} users new to a weight met the candidate" in verdict.reason
+    assert f"the split promised about {0.25 * drawn:.0f}: " in verdict.reason
 
 
 def test_users_in_both_arms_hold() -> None:
@@ -376,7 +378,6 @@ def at_full_traffic(moments: Moments) -> Moments:
         moments,
         strata=(*moments.strata, stratum),
         **packed_sums(np.concatenate([sums_of(moments), alone], axis=1)),
-        first_exposures_SA=np.concatenate([moments.first_exposures_SA, np.zeros((1, 2), dtype=np.int64)]),
         as_of_ms=moments.as_of_ms + DAY_MS,
         newest_event_ms=moments.as_of_ms + DAY_MS - 1,
         candidate_newest_ms=moments.as_of_ms + DAY_MS - 1,
@@ -436,9 +437,7 @@ def test_an_empty_view_type_changes_no_other_e_value() -> None:
         getattr(wider, name)[:3] = getattr(moments, name)
     for measure in Measure:
         plane(wider, measure)[:3] = plane(moments, measure)
-    wider = replace(
-        wider, first_exposures_SA=moments.first_exposures_SA, users_A=moments.users_A, newest_event_ms=1, as_of_ms=2
-    )
+    wider = replace(wider, draws=moments.draws, users_A=moments.users_A, newest_event_ms=1, as_of_ms=2)
     narrow, wide = judged(replace(moments, newest_event_ms=1, as_of_ms=2)), judged(wider)
 
     assert [(f.metric, f.segment, f.log_e_harm, f.log_e_safe) for f in narrow.findings] == [

@@ -38,6 +38,7 @@ from tests.guardrails.builders import (
     START_MS,
     a_judged_plan,
     a_stage,
+    draws_of,
     empty_moments,
     sums_of,
     with_sums,
@@ -131,7 +132,7 @@ def moments_of(nasty: Nasty, *, effect: float = 0.0) -> Moments:
     told = replace(
         with_sums(moments, sums),
         users_A=(stable, candidate),
-        first_exposures_SA=first_SA,
+        draws=draws_of(strata, first_SA),
         newest_event_ms=moments.as_of_ms - 1,
         candidate_newest_ms=moments.as_of_ms - 1,
     )
@@ -259,7 +260,6 @@ SUMMED = (
     "score_pairs_CBB",
     "reliability_GACBR",
     "shadow_reliability_GACBR",
-    "first_exposures_SA",
 )
 
 
@@ -269,7 +269,11 @@ def merged(parts: Sequence[Moments]) -> Moments:
         for name in SUMMED:
             sums[name] += getattr(part, name)
     users: Any = tuple(int(np.sum([part.users_A[arm] for part in parts])) for arm in Arm)
-    return replace(parts[0], **sums, users_A=users)
+    draws = tuple(
+        replace(same[0], stable=sum(one.stable for one in same), candidate=sum(one.candidate for one in same))
+        for same in zip(*(part.draws for part in parts), strict=True)
+    )
+    return replace(parts[0], **sums, users_A=users, draws=draws)
 
 
 @SEARCH
@@ -298,7 +302,7 @@ def swapped(moments: Moments) -> Moments:
         values_MGSAK=np.ascontiguousarray(values),
         before_MGAK=None if before is None else np.ascontiguousarray(before[:, :, ::-1]),
         users_A=moments.users_A[::-1],
-        first_exposures_SA=np.ascontiguousarray(moments.first_exposures_SA[:, ::-1]),
+        draws=tuple(replace(draw, stable=draw.candidate, candidate=draw.stable) for draw in moments.draws),
     )
 
 

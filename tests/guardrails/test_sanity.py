@@ -27,6 +27,12 @@ def with_pair(measure: PairMeasure, value: int) -> Moments:
     return moments
 
 
+def with_draw(**overrides: Any) -> Moments:
+    moments = some_moments()
+    first, *others = moments.draws
+    return replace(moments, draws=(replace(first, **overrides), *others))
+
+
 def with_nan() -> Moments:
     moments = some_moments()
     broken: Any = moments.counts_MGSAK * np.nan
@@ -55,7 +61,13 @@ def test_moments_of_every_kind_that_can_be_are_taken() -> None:
         (lambda: replace(some_moments(), strata=some_moments().strata[::-1]), "strata"),
         (lambda: replace(some_moments(), strata=some_moments().strata[:1]), "counts_MGSAK"),
         (lambda: replace(some_moments(), users_A=(-1, 0)), "users_A"),
-        (lambda: replace(some_moments(), users_A=(10, 10)), "first_exposures_SA"),
+        (lambda: replace(some_moments(), users_A=(10, 10)), "draws"),
+        (lambda: replace(some_moments(), draws=some_moments().draws[::-1]), "draws"),
+        (lambda: with_draw(above_bp=1_000), "draws"),
+        (lambda: with_draw(candidate_bp=2_000), "draws"),
+        (lambda: with_draw(generation=7), "draws"),
+        (lambda: with_draw(stable=-1), "draws"),
+        (lambda: with_draw(candidate=0.5), "draws"),
         (lambda: replace(some_moments(), cross_exposed_users=10**9), "cross_exposed_users"),
         (lambda: with_nan(), "counts_MGSAK"),
         (lambda: replace(some_moments(), counts_MGSAK=some_moments().counts_MGSAK.astype(np.int64)), "counts_MGSAK"),

@@ -21,6 +21,7 @@ from tests.guardrails.builders import (
     a_health,
     a_judged_plan,
     a_stage,
+    draws_of,
     empty_moments,
     simulated_moments,
     sums_of,
@@ -64,7 +65,7 @@ def seen_at(hour: int, *, seed: int, window_hours: int, rate: float = 0.1) -> Mo
     now_ms = START_MS + hour * HOUR_MS
     return replace(
         with_sums(moments, sums),
-        first_exposures_SA=users_SA,
+        draws=draws_of(moments.strata, users_SA),
         users_A=(int(users_SA[:, 0].sum()), int(users_SA[:, 1].sum())),
         as_of_ms=now_ms,
         newest_event_ms=now_ms - 1,
@@ -126,7 +127,7 @@ def test_before_any_label_can_have_matured_nothing_is_forecast() -> None:
 def test_a_stage_that_was_held_and_resumed_keeps_its_pace() -> None:
     moments = simulated_moments(np.random.default_rng(3), impressions=100_000, shares_bp=(2_500,) * 5, effect=0.05)
     strata = tuple(replace(stratum, generation=1) for stratum in moments.strata)
-    moments = replace(moments, strata=strata)
+    moments = replace(moments, strata=strata, draws=())
     resumed = a_stage(entered_at_ms=moments.as_of_ms - 600_000)
 
     through, anew = (
@@ -141,7 +142,7 @@ def test_a_stage_that_was_held_and_resumed_keeps_its_pace() -> None:
 def test_thin_traffic_that_missed_the_candidate_since_a_resume_stops_nobody() -> None:
     moments = simulated_moments(np.random.default_rng(3), impressions=6_000, shares_bp=(100,) * 5)
     strata = tuple(replace(stratum, generation=1) for stratum in moments.strata)
-    quiet = replace(moments, strata=strata, candidate_newest_ms=moments.as_of_ms - DAY_MS // 24)
+    quiet = replace(moments, strata=strata, draws=(), candidate_newest_ms=moments.as_of_ms - DAY_MS // 24)
     resumed = a_stage(share_bp=100, entered_at_ms=quiet.as_of_ms - 900_000)
     plan = a_judged_plan(check_every="5m", unwatched="15m")
 

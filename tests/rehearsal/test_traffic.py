@@ -18,7 +18,7 @@ from control_plane.rehearsal.audience import DAY_MS, Audience, Effects, Faults
 from control_plane.rehearsal.traffic import SPARE_DAYS, Traffic
 from tests.builders import a_plan
 from tests.guardrails.builders import sums_of
-from tests.rehearsal.user_by_user import simulate
+from tests.rehearsal.user_by_user import simulate, splits_of
 
 MONDAY = 20_003
 AUDIENCE = Audience(users=5_000, ctr=0.1, impressions_per_day=3.0)
@@ -87,7 +87,7 @@ def test_users_come_back_and_stay_in_their_arm() -> None:
     moments = served()
 
     newcomers = AUDIENCE.users * AUDIENCE.new_users_per_day * 5.5
-    assert moments.first_exposures_SA.sum() <= AUDIENCE.users + 1.5 * newcomers
+    assert sum(draw.stable + draw.candidate for draw in moments.draws) <= AUDIENCE.users + 1.5 * newcomers
     assert moments.sums_of(Measure.IMPRESSIONS)[0].sum() > 2 * AUDIENCE.users
     assert moments.cross_exposed_users == 0
 
@@ -307,5 +307,7 @@ def _cell_sums(
         "score": sums_M[Measure.SCORE] / 1e6,
         "users_stable": moments.users_A[0],
         "users_candidate": moments.users_A[1],
-        "late_first": moments.first_exposures_SA[2:].sum(),
+        **{f"{arm}_{split}": 0.0 for split in splits_of(shares) for arm in ("stable", "candidate")},
+        **{f"stable_{draw.above_bp}_{draw.candidate_bp}": draw.stable for draw in moments.draws},
+        **{f"candidate_{draw.above_bp}_{draw.candidate_bp}": draw.candidate for draw in moments.draws},
     }

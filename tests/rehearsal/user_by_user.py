@@ -33,7 +33,8 @@ def simulate(
     found: dict[str, float] = dict.fromkeys(
         ("stable", "candidate", "stable_clicks", "candidate_clicks", "good", "hides", "revenue", "score"), 0.0
     )
-    found |= {"users_stable": 0, "users_candidate": 0, "late_first": 0}
+    found |= {"users_stable": 0, "users_candidate": 0}
+    found |= {f"{arm}_{split}": 0.0 for split in splits_of(shares_bp) for arm in ("stable", "candidate")}
     end_ms = days * DAY_MS
     for user in range(audience.users + newcomers):
         entry = 0.0 if user < audience.users else rng.uniform(0, entry_days)
@@ -41,20 +42,27 @@ def simulate(
         taste = rng.choice(tastes.ctr_J)
         slot = rng.integers(10_000)
         seen: set[str] = set()
+        above = 0
         count = rng.poisson(activity * clock[-1])
         ticks = np.sort(rng.uniform(0, clock[-1], size=count))
         for tick in ticks[ticks >= entry]:
             at_ms = float(np.interp(tick, clock, np.arange(days + 1))) * DAY_MS
             day = min(int(at_ms // DAY_MS), days - 1)
             arm = "candidate" if slot < shares_bp[day] else "stable"
-            if not seen and day >= 2:
-                found["late_first"] += 1
+            if above < shares_bp[day]:
+                found[f"{arm}_{above}_{shares_bp[day]}"] += 1
+                above = shares_bp[day] if arm == "stable" else 10_000
             seen.add(arm)
             found[arm] += 1
             _label(rng, found, audience, effects, windows_ms, taste, arm, _weekend(first_day + day), end_ms - at_ms)
         for arm in seen:
             found[f"users_{arm}"] += 1
     return found
+
+
+def splits_of(shares_bp: Sequence[int]) -> list[str]:
+    """What may be known of a user before, and the weight under which they are met then."""
+    return [f"{above}_{share}" for above in sorted({0, *shares_bp}) for share in sorted({*shares_bp}) if above < share]
 
 
 def _label(

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from control_plane.domain.moments import Stratum
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.estimate import log_ratios
 from control_plane.guardrails.evalue import half_width
 from control_plane.guardrails.sample_ratio import log_e_sample_ratio
+from tests.guardrails.builders import a_draw
 from tests.guardrails.independent.stored import Case, cases
 
 Z_95 = 1.959963984540054
@@ -82,8 +82,7 @@ def test_the_splits_e_value_asks_for_more_than_tea_tastings_p_value_of_one_look(
     """One over an e-value is a p-value at every look; the price is that no single look's p-value is larger."""
     for case in cases("tea-tasting", "SampleRatio"):
         share_bp = round(case.inputs["ratio"] / (1 + case.inputs["ratio"]) * FULL_TRAFFIC_BP)
-        stratum = Stratum(day=1, generation=1, candidate_bp=share_bp)
 
-        log_e = log_e_sample_ratio([stratum], np.array([case.inputs["users"]]))
+        log_e = log_e_sample_ratio([a_draw(share_bp, *case.inputs["users"])])
 
         assert math.exp(-log_e) > case.value

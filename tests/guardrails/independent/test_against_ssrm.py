@@ -5,16 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from control_plane.domain.moments import Stratum
 from control_plane.guardrails.sample_ratio import log_e_sample_ratio
+from tests.guardrails.builders import a_draw
 from tests.guardrails.independent.stored import Case, cases
 
 
 def log_es(case: Case) -> list[float]:
     """After each of the batches that ssrm-test was fed."""
-    stratum = Stratum(day=1, generation=1, candidate_bp=case.inputs["share_bp"])
-    users = np.cumsum(case.inputs["users"], axis=0)
-    return [log_e_sample_ratio([stratum], users[[look]]) for look in range(len(users))]
+    users = np.cumsum(case.inputs["users"], axis=0).tolist()
+    return [log_e_sample_ratio([a_draw(case.inputs["share_bp"], *so_far)]) for so_far in users]
 
 
 def test_the_splits_e_value_is_ssrms_bayes_factor_at_every_look() -> None:
@@ -29,12 +28,11 @@ def test_the_greatest_e_value_so_far_is_one_over_ssrms_sequential_p_value() -> N
         assert [math.exp(-log_e) for log_e in greatest] == pytest.approx(case.value, rel=1e-9)
 
 
-def test_strata_multiply_as_experiments_do_that_know_nothing_of_each_other() -> None:
+def test_draws_multiply_as_experiments_do_that_know_nothing_of_each_other() -> None:
     first, second = (case for case in cases("ssrm-test", "sequential_posteriors")[1::2])
-    strata = [
-        Stratum(day=day, generation=day, candidate_bp=case.inputs["share_bp"])
-        for day, case in ((1, first), (2, second))
+    draws = [
+        a_draw(case.inputs["share_bp"], *np.sum(case.inputs["users"], axis=0).tolist(), generation=generation)
+        for generation, case in ((1, first), (2, second))
     ]
-    users = np.array([np.sum(case.inputs["users"], axis=0) for case in (first, second)])
 
-    assert log_e_sample_ratio(strata, users) == pytest.approx(first.value[-1] + second.value[-1], abs=1e-9)
+    assert log_e_sample_ratio(draws) == pytest.approx(first.value[-1] + second.value[-1], abs=1e-9)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.domain.moments import Stratum
 from control_plane.guardrails.evalue import CULPRIT_FDR, MAX_Z, half_width, log_e, log_mean, rejected, z_of_t
 from control_plane.guardrails.sample_ratio import log_e_sample_ratio
+from tests.guardrails.builders import a_draw
 from tests.guardrails.independent import by_definition
 from tests.guardrails.independent.stored import Case, cases
 
@@ -64,10 +64,10 @@ def test_the_split_is_tested_by_the_product_of_what_an_urn_foretells_whatever_th
     in_order, reversed_ = (
         by_definition.predictive_product(share, concentration, users) for users in (arrivals, arrivals[::-1])
     )
-    users = np.array([[arrivals.count(False), arrivals.count(True)]])
+    draw = a_draw(share_bp, arrivals.count(False), arrivals.count(True))
 
     assert in_order == reversed_
-    assert log_e_sample_ratio([a_stratum(share_bp)], users) == pytest.approx(math.log(in_order), abs=1e-10)
+    assert log_e_sample_ratio([draw]) == pytest.approx(math.log(in_order), abs=1e-10)
 
 
 def test_the_splits_log_e_loses_no_digit_that_matters_with_a_billion_users() -> None:
@@ -111,10 +111,6 @@ def test_the_mean_of_e_values_is_a_mean(values: list[Fraction]) -> None:
 def assert_split(case: Case) -> None:
     users = case.inputs["users"]
 
-    found = log_e_sample_ratio([a_stratum(case.inputs["share_bp"])], np.array([users]))
+    found = log_e_sample_ratio([a_draw(case.inputs["share_bp"], *users)])
 
     assert found == pytest.approx(case.value, rel=1e-12, abs=max(1e-10, 1e-14 * sum(users))), case.inputs
-
-
-def a_stratum(candidate_bp: int) -> Stratum:
-    return Stratum(day=1, generation=1, candidate_bp=candidate_bp)

@@ -89,6 +89,9 @@ def test_served_again_the_recorded_sums_come_back(recording: Recording) -> None:
     assert sums_M[Measure.IMPRESSIONS] == recording.shown_N.sum()
     assert sums_M[Measure.CLICK] == recording.clicks_N[: recording.starts_P[27]].sum()  # the last period is too young
     assert moments.users_A[0] > moments.users_A[1] > 0.4 * recording.user_U.size
+    (drawn,) = moments.draws
+    came = np.unique(recording.user_N[recording.starts_P[4] :])
+    assert (drawn.above_bp, drawn.candidate, drawn.stable + drawn.candidate) == (0, moments.users_A[1], came.size)
     pairs_P = moments.pairs_GKP[0].sum(axis=0)
     assert pairs_P[PairMeasure.LOG_LOSS_STABLE] == pairs_P[PairMeasure.LOG_LOSS_CANDIDATE] > 0
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from control_plane.domain.moments import (
 )
 from control_plane.domain.plan import DAY
 from control_plane.domain.split import NUM_BUCKETS, Arm
+from control_plane.guardrails.sample_ratio import log_e_sample_ratio
 from control_plane.guardrails.sanity import check_moments
 from control_plane.rehearsal.audience import DAY_MS, Audience, Effects, Faults
 from control_plane.rehearsal.traffic import SPARE_DAYS, Traffic
@@ -238,6 +240,36 @@ def test_lost_users_are_missing_from_the_candidate_alone() -> None:
 
     ratio_A = [lost.users_A[arm] / whole.users_A[arm] for arm in Arm]
     assert ratio_A == pytest.approx([1.0, 0.8], abs=0.03)
+
+
+def test_users_known_from_the_shadow_are_counted_once_for_each_weight_that_tells_of_their_slot() -> None:
+    traffic = some_traffic(audience=replace(AUDIENCE, new_users_per_day=0.0, activity_spread=0.1))
+    shares = (0, 1_000, 1_000, 2_500)
+    for day, share in enumerate(shares):
+        traffic.serve(until_ms=(MONDAY + 3 * (1 + day)) * DAY_MS, generation=1 + day, candidate_bp=share)
+    moments = traffic.moments()
+
+    check_moments(moments)
+    by_place = {(draw.generation, draw.above_bp): (draw.stable, draw.candidate) for draw in moments.draws}
+    assert sum(by_place.get((3, 0), (0, 0))) < 0.01 * AUDIENCE.users
+    assert sum(by_place[2, 0]) == pytest.approx(AUDIENCE.users, rel=0.01)
+    assert by_place[2, 0][1] / AUDIENCE.users == pytest.approx(0.1, abs=0.02)
+    assert sum(by_place[4, 1_000]) == pytest.approx(by_place[2, 0][0], rel=0.01)
+    assert by_place[4, 1_000][1] / sum(by_place[4, 1_000]) == pytest.approx(1 / 6, abs=0.02)
+
+
+@pytest.mark.parametrize(("lost_users", "is_found"), [(0.0, False), (0.1, True)])
+def test_users_lost_after_a_shadow_that_met_most_of_them_break_the_split(lost_users: float, is_found: bool) -> None:
+    for seed in range(5):
+        audience = Audience(users=60_000, impressions_per_day=20.0)
+        traffic = some_traffic(faults=Faults(lost_users=lost_users), seed=seed, audience=audience)
+        traffic.serve(until_ms=MONDAY * DAY_MS + DAY_MS // 4, generation=1, candidate_bp=0)
+        known = traffic.moments().users_A[Arm.STABLE]
+        for day, share in enumerate((500, 2_500)):
+            traffic.serve(until_ms=(MONDAY + 1 + day) * DAY_MS, generation=2 + day, candidate_bp=share)
+
+        assert known > 0.8 * audience.users
+        assert (log_e_sample_ratio(traffic.moments().draws) >= math.log(1_000)) == is_found
 
 
 def test_the_days_before_the_start_are_summed_by_the_arms_of_the_present_split() -> None:

@@ -199,7 +199,7 @@ def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Sc
     for surface in ("home_feed", "search", "related_pins"):
         showcase.open(surface)
     showcase.now += timedelta(hours=9)
-    ramping = showcase.roll_out("home_feed", SOUND, seed=3)
+    ramping = showcase.roll_out("home_feed", SOUND, seed=4)
     rolled_back = showcase.roll_out("search", MISCALIBRATED, seed=5)
     showcase.live_until(lambda: showcase.rollout(ramping).step == 2, at_most=60)
     shadowed = showcase.roll_out("related_pins", SOUND, seed=8)

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,11 +194,21 @@ def test_html_without_matplotlib_names_the_extra(plan: Path, tmp_path: Path) -> 
 def test_ctrl_c_stops_at_once_and_says_what_is_kept(plan: Path, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     command = [sys.executable, "-m", "control_plane", "rehearse", str(plan), "--runs", "500", "--journal", str(journal)]
-    child = subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
-        assert child.poll() is None
-    os.killpg(child.pid, 2)
-    _, said = child.communicate(timeout=60)
+    child = subprocess.Popen(
+        [*command, "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    try:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
+            assert child.poll() is None
+        os.killpg(child.pid, signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
 
     assert child.returncode == 130
     assert "the same command goes on from here" in said

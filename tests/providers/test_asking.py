@@ -165,6 +165,9 @@ def test_a_thousand_rollouts_on_a_dead_prometheus_cost_next_to_nothing(caplog: p
     assert "hunter2" not in caplog.text + repr(readings)
 
 
+PATIENCE = 60.0  # a busy machine may take its time; a thousand timeouts, eight at once, would take five minutes
+
+
 @pytest.mark.slow
 def test_a_thousand_rollouts_on_a_hanging_prometheus_cost_one_timeout_and_other_sources_are_read() -> None:
     num_asked = 0
@@ -177,10 +180,11 @@ def test_a_thousand_rollouts_on_a_hanging_prometheus_cost_one_timeout_and_other_
     with serving(hangs) as hanging, serving(answers_vector("7")) as sound:
         sources = make_sources({"hanging": f"prometheus+{hanging}", "sound": f"prometheus+{sound}"})
         began = time.monotonic()
-        readings = read_all(sources, [*questions(1_000, source="hanging"), *questions(100, source="sound")])
+        asked = [*questions(1_000, source="hanging"), *questions(100, source="sound")]
+        readings = read_all(sources, asked, seconds=PATIENCE)
         seconds = time.monotonic() - began
 
-    assert seconds < QUESTION_SECONDS + 2
+    assert seconds < PATIENCE / 2, "one question's timeout, not that of every eight"
     assert num_asked <= MAX_AT_ONCE
     assert {reading.outcome for reading in readings[:1_000]} == {ReadingOutcome.FAILED}
     assert {reading.value for reading in readings[1_000:]} == {7}

@@ -62,7 +62,7 @@ class Prometheus:
             "timeout": f"{seconds:.3f}",
         }
         try:
-            status_code, body = runner.run(_answer(client, self.url, params, seconds))
+            status_code, body = runner.run(_answer_or_again(client, self.url, params, seconds))
         except httpx.ConnectTimeout:
             raise Unreachable(f"cannot be asked: no connection within {CONNECT_SECONDS:g} s") from None
         except (TimeoutError, httpx.TimeoutException):
@@ -72,12 +72,23 @@ class Prometheus:
         return _sample_of(status_code, body)
 
 
+async def _answer_or_again(
+    client: httpx.AsyncClient, url: httpx.URL, params: dict[str, str], seconds: float
+) -> tuple[int, bytes]:
+    """A kept connection may be closed just as it is used again: then the question goes out once more."""
+    async with asyncio.timeout(seconds):
+        try:
+            return await _answer(client, url, params, seconds)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+            return await _answer(client, url, params, seconds)
+
+
 async def _answer(
     client: httpx.AsyncClient, url: httpx.URL, params: dict[str, str], seconds: float
 ) -> tuple[int, bytes]:
     timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
     body = b""
-    async with asyncio.timeout(seconds), client.stream("GET", url, params=params, timeout=timeout) as response:
+    async with client.stream("GET", url, params=params, timeout=timeout) as response:
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > MAX_BYTES:

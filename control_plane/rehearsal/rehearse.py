@@ -34,6 +34,7 @@ CODE = Path(__file__).parents[1]  # of what runs depend on: the packages below
 PACKAGES = ("domain", "guardrails", "rehearsal")
 THREADS_OF_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LOOKS_PER_DAY = (1, 2, 3, 4, 6, 8, 12, 24, 48, 96)  # whole hours or quarters of one, so that no label straddles a look
+HEED_SECONDS = 0.2  # until Ctrl-C is answered
 WAITING_PER_JOB = 4  # tasks given out at once: enough to keep a process busy, few enough to stop soon
 
 
@@ -133,25 +134,42 @@ def _run_all(trial: Trial, tasks: Sequence[tuple[Scenario, int]], jobs: int) -> 
         min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(trial,)
     )
     try:
-        yield from _gathered(pool, tasks, jobs * WAITING_PER_JOB)
+        with _ctrl_c_noted() as has_come:
+            yield from _gathered(pool, tasks, jobs * WAITING_PER_JOB, has_come)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _gathered(
-    pool: ProcessPoolExecutor, tasks: Sequence[tuple[Scenario, int]], at_once: int
+    pool: ProcessPoolExecutor, tasks: Sequence[tuple[Scenario, int]], at_once: int, has_come: threading.Event
 ) -> Iterator[tuple[Scenario, int, Run]]:
     left = iter(tasks)
     waiting: dict[Future[Run], tuple[Scenario, int]] = {}
     while True:
+        if has_come.is_set():
+            raise KeyboardInterrupt
         with _deaf_to_ctrl_c():  # workers begin here and inherit it: Ctrl-C is the parent's to answer
             while len(waiting) < at_once and (task := next(left, None)) is not None:
                 waiting[pool.submit(_run_here, *task)] = task
         if not waiting:
             return
-        finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        finished, _ = wait(waiting, timeout=HEED_SECONDS, return_when=FIRST_COMPLETED)
         for future in finished:
             yield *waiting.pop(future), future.result()
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[threading.Event]:
+    """An event instead of an exception: raised within `wait` it would leave locks that the pool then waits for."""
+    has_come = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield has_come
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: has_come.set())
+    try:
+        yield has_come
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

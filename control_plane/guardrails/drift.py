@@ -48,7 +48,7 @@ def drift_findings(look: Look) -> tuple[Finding, ...]:
     `effect` is the estimate in the measure's own unit, not a relative change, and `safe_margin` the plan's limit,
     None where it only wants to be told.
     """
-    pairs = int(look.moments.pairs_GKP[0, :, PairMeasure.PAIRS].sum())
+    pairs = look.pair_totals_GP[0][PairMeasure.PAIRS]
     buckets, wanted = _buckets(look.moments.score_bins_GAKB[0]), look.plan.judge.min_buckets
     gap = "" if buckets >= wanted else f"users in {buckets} of {wanted} buckets"
     found = _empty() if gap else tuple(_estimates(look, buckets))

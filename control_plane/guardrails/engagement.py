@@ -6,22 +6,21 @@ the open ones; the other letters are those of `domain.moments`.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from control_plane.domain.events import Label
-from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF, Measure
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric, OnMissing, Role
+from control_plane.domain.moments import MATURED_OF
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, OnMissing, Role
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.conversions import Conversions, conversion_of, conversions_of
-from control_plane.guardrails.estimate import BoolArray, FloatArray, LogRatios, log_ratios
+from control_plane.guardrails.estimate import BoolArray, FloatArray
 from control_plane.guardrails.evalue import about_z_of_t, half_width, log_e, relative, z_of_t
-from control_plane.guardrails.look import Look, seconds_until
+from control_plane.guardrails.look import Look
 from control_plane.guardrails.policies import policy_of
-from control_plane.guardrails.variance_reduction import adjusted
+from control_plane.guardrails.waiting import seconds_until
 
 RESOLVING_Z = 3.2  # normal score at which a mixture e-value reaches 20 whatever the margin, give or take a tenth
 
@@ -34,50 +33,6 @@ def engagement_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     findings = (_finding(row, test, wait) for row, test, wait in zip(rows, tests.each(), waits, strict=True))
     sizes = (len(look.plan.guardrails) * len(look.moments.segments) for look in looks)
     return [tuple(islice(findings, size)) for size in sizes]
-
-
-def conversion_size(look: Look, guardrail: GuardrailPlan) -> FloatArray:
-    """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
-    if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
-        return np.ones(len(look.moments.segments))
-    return np.asarray(look.totals_MG[Measure.REVENUE] / np.maximum(look.totals_MG[Measure.CLICK], 1.0))
-
-
-def log_ratios_of(look: Look) -> list[LogRatios]:
-    """Every guardrail's, per segment. What is counted over the same impressions is computed together."""
-    found: dict[Metric, LogRatios] = {}
-    together: dict[int, list[GuardrailPlan]] = {}
-    for guardrail in look.plan.guardrails:
-        together.setdefault(look.windows_ms[LABEL_OF[guardrail.metric]], []).append(guardrail)
-    for guardrails in together.values():
-        labels = [LABEL_OF[guardrail.metric] for guardrail in guardrails]
-        unit_QG = np.array([conversion_size(look, guardrail) for guardrail in guardrails])
-        numerators = [look.moments.cells_of(NUMERATOR_OF[label]) for label in labels]
-        ratios = look.comparison(labels[0]).all_log_ratios(numerators, unit_QG)
-        for guardrail, label, ratio, unit_G in zip(guardrails, labels, ratios, unit_QG, strict=True):
-            found[guardrail.metric] = _without_the_past(look, label, ratio, unit_G)
-    return [found[guardrail.metric] for guardrail in look.plan.guardrails]
-
-
-def _without_the_past(look: Look, label: Label, ratios: LogRatios, unit_G: FloatArray) -> LogRatios:
-    """Where the plan asks for it, without what the same users' days before the rollout predict (CUPED)."""
-    before_MGAK = look.moments.before_MGAK
-    if before_MGAK is None:
-        return ratios
-    numerator_GAK = before_MGAK[NUMERATOR_OF[label]]
-    before = log_ratios(numerator_GAK[:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
-    fewer_G = numerator_GAK.sum(axis=2).min(axis=1)  # of either arm, so that arms may be exchanged
-    has_enough_G = fewer_G >= look.plan.judge.min_expected_conversions * unit_G
-    found = adjusted(
-        ratios.theta_HJ,
-        ratios.se_H,
-        ratios.has_data_HK,
-        before.theta_HJ,
-        before.has_data_HK & has_enough_G[:, None],
-        min_buckets=look.plan.judge.min_buckets,
-    )
-    buckets_H = ratios.buckets_H - found.is_adjusted_H  # a fitted slope costs a degree of freedom
-    return replace(ratios, theta_H=found.theta_H, se_H=found.se_H, buckets_H=buckets_H)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +50,7 @@ class _Row:
 
 
 def _rows(look: Look) -> Iterator[_Row]:
-    for guardrail, ratios in zip(look.plan.guardrails, log_ratios_of(look), strict=True):
+    for guardrail, ratios in zip(look.plan.guardrails, look.ratios, strict=True):
         label = LABEL_OF[guardrail.metric]
         columns = zip(
             conversions_of(look, guardrail, ratios),

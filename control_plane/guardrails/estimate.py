@@ -17,6 +17,7 @@ IntArray = NDArray[np.int64]
 IntegerArray = NDArray[np.signedinteger]
 BoolArray = NDArray[np.bool_]
 
+EVERY = slice(None)
 MIN_STANDARD_ERROR = 1e-9  # buckets that agree to the last bit are a test's, not a crowd's
 
 
@@ -57,11 +58,17 @@ def log_ratios(numerator_HSAK: IntegerArray, denominator_HSAK: IntegerArray, uni
 
 
 class Comparison:
-    """The impressions of both arms, prepared once for all the numerators that are counted over them."""
+    """The impressions of both arms, prepared once for all the numerators that are counted over them.
 
-    def __init__(self, denominator_HSAK: IntegerArray) -> None:
+    With `is_taken_HS` each of H hypotheses has only some of the strata of one and the same denominator (1, S, A, K).
+    """
+
+    def __init__(self, denominator_HSAK: IntegerArray, is_taken_HS: BoolArray | None = None) -> None:
         self._is_shared_HS = (denominator_HSAK.sum(axis=3) > 0).all(axis=2)
+        if is_taken_HS is not None:
+            self._is_shared_HS = self._is_shared_HS & is_taken_HS
         self._lives_S = self._is_shared_HS.any(axis=0)
+        self._taken_HS = None if is_taken_HS is None else self._is_shared_HS[:, self._lives_S].astype(np.float64)
         self._denominator_HSAJ = leave_one_out(self._living(denominator_HSAK))
         stable_HSJ, candidate_HSJ = (
             self._denominator_HSAJ[:, :, Arm.STABLE],
@@ -70,12 +77,13 @@ class Comparison:
         total_HSJ = np.maximum(stable_HSJ + candidate_HSJ, 1.0)  # an empty stratum then weighs nothing
         self._stable_part_HSJ, self._candidate_part_HSJ = stable_HSJ / total_HSJ, candidate_HSJ / total_HSJ
         has_data_HSAK = self._living(denominator_HSAK) > 0
-        has_data_HSAK &= self._is_shared_HS[:, self._lives_S, None, None]
+        has_data_HSAK = has_data_HSAK & self._is_shared_HS[:, self._lives_S, None, None]
         has_data_HAK: BoolArray = np.asarray(has_data_HSAK.any(axis=1))
         self.buckets_H = has_data_HAK.sum(axis=2).min(axis=1).astype(np.int64)
         self.has_data_HK = np.asarray(has_data_HAK.any(axis=1))
         self.overlap_HS = np.zeros(self._is_shared_HS.shape)
-        self.overlap_HS[:, self._lives_S] = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
+        overlap_HS = candidate_HSJ[..., 0] * self._stable_part_HSJ[..., 0]
+        self.overlap_HS[:, self._lives_S] = overlap_HS if self._taken_HS is None else overlap_HS * self._taken_HS
 
     def log_ratios(self, numerator_HSAK: IntegerArray, unit_H: FloatArray) -> LogRatios:
         """As the function of the same name."""
@@ -95,7 +103,7 @@ class Comparison:
                 theta_H=theta_HJ[:, 0],
                 se_H=se_H,
                 buckets_H=self.buckets_H,
-                expected_H=_expected(whole_HSA, self._denominator_HSAJ[..., 0]),
+                expected_H=self._expected(whole_HSA),
                 overlap_HS=self.overlap_HS,
                 theta_HJ=theta_HJ,
                 has_data_HK=self.has_data_HK,
@@ -105,24 +113,34 @@ class Comparison:
 
     def of_surface(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray]:
         """The first hypothesis' candidate and stable numerators, each by the other arm's part: replicates, (J,)."""
-        above_HJ, below_HJ, _ = self._weighted(self._living(numerator_HSAK[:1]))
+        above_HJ, below_HJ, _ = self._weighted(self._living(numerator_HSAK[:1]), hypotheses=slice(0, 1))
         return above_HJ[0], below_HJ[0]
 
     def _living(self, sums_HSAK: IntegerArray) -> IntegerArray:
         """Without the strata that no hypothesis shares."""
         return sums_HSAK if self._lives_S.all() else sums_HSAK[:, self._lives_S]
 
-    def _weighted(self, numerator_HSAK: IntegerArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Candidate's and stable's numerators by the other arm's part, (H, J), and both unweighted, (H, S, A).
-
-        Of as many of the first hypotheses as there are numerators.
-        """
+    def _weighted(
+        self, numerator_HSAK: IntegerArray, hypotheses: slice = EVERY
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Candidate's and stable's numerators by the other arm's part, (H, J), and both unweighted, (H, S, A)."""
         numerator_HSAJ = leave_one_out(numerator_HSAK)
         stable_HSJ, candidate_HSJ = numerator_HSAJ[:, :, Arm.STABLE], numerator_HSAJ[:, :, Arm.CANDIDATE]
-        size = len(numerator_HSAJ)
-        above_HJ = np.einsum("hsj,hsj->hj", candidate_HSJ, self._stable_part_HSJ[:size])
-        below_HJ = np.einsum("hsj,hsj->hj", stable_HSJ, self._candidate_part_HSJ[:size])
+        above_HJ = self._sum(candidate_HSJ, self._stable_part_HSJ[hypotheses])
+        below_HJ = self._sum(stable_HSJ, self._candidate_part_HSJ[hypotheses])
         return above_HJ, below_HJ, numerator_HSAJ[..., 0].copy()
+
+    def _sum(self, numerator_HSJ: FloatArray, part_HSJ: FloatArray) -> FloatArray:
+        """Over the strata that each hypothesis has; of numbers from 0 on, so that 0 says that all of them are 0."""
+        if self._taken_HS is None:
+            return np.asarray(np.einsum("hsj,hsj->hj", numerator_HSJ, part_HSJ))
+        return np.asarray(self._taken_HS @ (numerator_HSJ[0] * part_HSJ[0]))
+
+    def _expected(self, numerator_HSA: FloatArray) -> FloatArray:
+        denominator_HSA = self._denominator_HSAJ[..., 0]
+        rate_HS = divide(numerator_HSA[..., Arm.STABLE], denominator_HSA[..., Arm.STABLE])
+        expected_HS = rate_HS * denominator_HSA[..., Arm.CANDIDATE]
+        return np.asarray(expected_HS.sum(axis=1) if self._taken_HS is None else self._taken_HS @ expected_HS[0])
 
     def _with_half_a_conversion(
         self, above_QHJ: FloatArray, below_QHJ: FloatArray, unit_QH: FloatArray
@@ -165,8 +183,3 @@ def effective_count(value_K: IntArray) -> FloatArray:
 def divide(above: FloatArray, below: FloatArray) -> FloatArray:
     """Zero where there is nothing to divide by: an empty stratum then weighs nothing."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
-
-
-def _expected(numerator_HSA: FloatArray, denominator_HSA: FloatArray) -> FloatArray:
-    rate_HS = divide(numerator_HSA[..., Arm.STABLE], denominator_HSA[..., Arm.STABLE])
-    return np.asarray((rate_HS * denominator_HSA[..., Arm.CANDIDATE]).sum(axis=1))

@@ -39,7 +39,7 @@ def serving_stops(look: Look, health: Health) -> Iterator[HardStop]:
 
 
 def shadow_calibration_stop(look: Look) -> Iterator[HardStop]:
-    pairs_P = look.moments.pairs_GKP[0].sum(axis=0).tolist()
+    pairs_P = look.pair_totals_GP[0]
     yield from _calibration_stop(
         look.plan.hard_stops, pairs_P[PairMeasure.SCORE_CANDIDATE] / FIXED_POINT, pairs_P[PairMeasure.CLICK]
     )

@@ -31,10 +31,10 @@ from control_plane.guardrails.sample_ratio import cross_exposure
 from control_plane.guardrails.sanity import check_moments, check_plan
 from control_plane.guardrails.score_calibration import score_calibration_findings
 from control_plane.guardrails.served_calibration import calibration_findings, shadow_calibration_findings
-from control_plane.guardrails.shadow_entropy import entropy_findings, surface_entropy_findings
+from control_plane.guardrails.shadow_entropy import entropy_findings, weighing_entropy_findings
 
 SERVING = frozenset({Phase.RAMPING, Phase.WATCHING})
-BLOCK = 16  # cases: enough that a call of numpy costs little next to what it does, few enough for the cache
+BLOCK = 32  # cases: enough that a call of numpy costs little next to what it does, few enough to be in memory together
 
 
 def judge(
@@ -71,22 +71,25 @@ def judge_all(cases: Iterable[Case]) -> Iterator[Verdict]:
 
     Takes `BLOCK` cases at a time, whose moments are in memory together.
     """
-    remaining = iter(cases)
-    while block := list(islice(remaining, BLOCK)):
-        for case in block:
-            check_plan(case.plan)
-            check_moments(case.moments)
-        looks = [Look(plan=case.plan, stage=case.stage, moments=case.moments) for case in block]
+    looked_at = ((case, _look_at(case)) for case in cases)
+    while block := list(islice(looked_at, BLOCK)):
+        looks = [look for _, look in block]
         compared = _compared(looks)
-        for place, (case, look) in enumerate(zip(block, looks, strict=True)):
+        for place, (case, look) in enumerate(block):
             yield _verdict_of(look, case, compared.get(place, ()))
 
 
-def _compared(looks: Sequence[Look]) -> dict[int, tuple[Finding, ...]]:
-    """What needs arithmetic on users, of the looks that serve, by their place; alike ones are computed together.
+def _look_at(case: Case) -> Look:
+    check_plan(case.plan)
+    check_moments(case.moments)
+    look = Look(plan=case.plan, stage=case.stage, moments=case.moments)
+    if look.stage.phase in SERVING:
+        look.sum_up()
+    return look
 
-    The shadow's entropy goes on weighing in the rollback mean, but has no say in later gates.
-    """
+
+def _compared(looks: Sequence[Look]) -> dict[int, tuple[Finding, ...]]:
+    """What needs arithmetic on users, of the looks that serve, by their place; alike ones are computed together."""
     alike: dict[tuple[JudgePlan, int], list[int]] = {}
     for place, look in enumerate(looks):
         if look.stage.phase in SERVING:
@@ -98,13 +101,12 @@ def _compared(looks: Sequence[Look]) -> dict[int, tuple[Finding, ...]]:
             places,
             engagement_findings(together),
             calibration_findings(together),
-            surface_entropy_findings(together),
+            weighing_entropy_findings(together),
             score_calibration_findings(together),
             strict=True,
         )
         for place, engagement, calibration, entropy, told in columns:
-            weighing = replace(entropy, gates=False, missing="", seconds_to_resolve=None)
-            found[place] = (*engagement, *calibration, weighing, *told)
+            found[place] = (*engagement, *calibration, entropy, *told)
     return found
 
 

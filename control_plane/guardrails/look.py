@@ -1,25 +1,20 @@
 """One look at one rollout: what plan, stage and moments say together, before any hypothesis is judged."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from control_plane.domain.events import Label
-from control_plane.domain.moments import MATURED_OF, Measure, Moments
-from control_plane.domain.plan import GuardrailPlan, RolloutPlan
+from control_plane.domain.moments import MATURED_OF, NUM_COUNTS, NUMERATOR_OF, Measure, Moments
+from control_plane.domain.plan import LABEL_OF, GuardrailPlan, Metric, RolloutPlan
 from control_plane.domain.rollout import Stage
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
-from control_plane.guardrails.estimate import BoolArray, Comparison, FloatArray, IntArray, divide
+from control_plane.guardrails.estimate import BoolArray, Comparison, FloatArray, IntArray, LogRatios, divide, log_ratios
+from control_plane.guardrails.variance_reduction import adjusted
+from control_plane.guardrails.waiting import LONGEST_WAIT_SECONDS
 
 DAY_MS = 86_400_000
-LONGEST_WAIT_SECONDS = 10 * 365 * 86_400.0  # beyond it "about when" means nothing
-NUM_WAITS = 14
-ZOOMS = 3  # each time between two of the waits before: in the end 1 % apart, finer than any rate is known
-LOG_WAITS_W = np.linspace(0.0, math.log(LONGEST_WAIT_SECONDS), NUM_WAITS)
-PARTS_W = np.linspace(0.0, 1.0, NUM_WAITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +77,71 @@ class Look:
             )
         return self._shared[window]
 
+    def sum_up(self) -> None:
+        """Read what is large once, while it still lies in the processor's cache; what is asked later is remembered."""
+        _ = self.totals_MG, self.in_stage_MGA, self.ratios, self.weighted_scores, self.weighted_clicks
+        for measure in (Measure.MATURED_CLICK, Measure.SCORE, Measure.CLICK):
+            self.candidate_by_bucket(measure)
+
+    def candidate_by_bucket(self, measure: Measure) -> IntArray:
+        """What the candidate served, per segment and user bucket: (G, K)."""
+        if measure not in self._candidate_by_bucket:
+            candidate_GSK = self.moments.cells_of(measure)[:, :, Arm.CANDIDATE]
+            self._candidate_by_bucket[measure] = candidate_GSK.sum(axis=1, dtype=np.int64)
+        return self._candidate_by_bucket[measure]
+
+    @cached_property
+    def weighted_scores(self) -> tuple[FloatArray, FloatArray]:
+        """The surface's candidate and stable scores, comparable over strata: see `Comparison.of_surface`."""
+        return self.comparison(Label.CLICK).of_surface(self.moments.cells_of(Measure.SCORE))
+
+    @cached_property
+    def weighted_clicks(self) -> tuple[FloatArray, FloatArray]:
+        """The same of clicks."""
+        return self.comparison(Label.CLICK).of_surface(self.moments.cells_of(Measure.CLICK))
+
+    @cached_property
+    def ratios(self) -> list[LogRatios]:
+        """Every guardrail's, per segment. What is counted over the same impressions is computed together."""
+        found: dict[Metric, LogRatios] = {}
+        together: dict[int, list[GuardrailPlan]] = {}
+        for guardrail in self.plan.guardrails:
+            together.setdefault(self.windows_ms[LABEL_OF[guardrail.metric]], []).append(guardrail)
+        for guardrails in together.values():
+            labels = [LABEL_OF[guardrail.metric] for guardrail in guardrails]
+            unit_QG = np.array([self.conversion_size(guardrail) for guardrail in guardrails])
+            numerators = [self.moments.cells_of(NUMERATOR_OF[label]) for label in labels]
+            ratios = self.comparison(labels[0]).all_log_ratios(numerators, unit_QG)
+            for guardrail, label, ratio, unit_G in zip(guardrails, labels, ratios, unit_QG, strict=True):
+                found[guardrail.metric] = self._without_the_past(label, ratio, unit_G)
+        return [found[guardrail.metric] for guardrail in self.plan.guardrails]
+
+    def conversion_size(self, guardrail: GuardrailPlan) -> FloatArray:
+        """What one conversion adds to the numerator, per segment: 1, or the mean revenue of a click."""
+        if guardrail.metric is not Metric.REVENUE_PER_IMPRESSION:
+            return np.ones(len(self.moments.segments))
+        return np.asarray(self.totals_MG[Measure.REVENUE] / np.maximum(self.totals_MG[Measure.CLICK], 1.0))
+
+    def _without_the_past(self, label: Label, ratios: LogRatios, unit_G: FloatArray) -> LogRatios:
+        """Where the plan asks for it, without what the same users' days before the rollout predict (CUPED)."""
+        before_MGAK = self.moments.before_MGAK
+        if before_MGAK is None:
+            return ratios
+        numerator_GAK = before_MGAK[NUMERATOR_OF[label]]
+        before = log_ratios(numerator_GAK[:, None], before_MGAK[MATURED_OF[label]][:, None], unit_G)
+        fewer_G = numerator_GAK.sum(axis=2).min(axis=1)  # of either arm, so that arms may be exchanged
+        has_enough_G = fewer_G >= self.plan.judge.min_expected_conversions * unit_G
+        found = adjusted(
+            ratios.theta_HJ,
+            ratios.se_H,
+            ratios.has_data_HK,
+            before.theta_HJ,
+            before.has_data_HK & has_enough_G[:, None],
+            min_buckets=self.plan.judge.min_buckets,
+        )
+        buckets_H = ratios.buckets_H - found.is_adjusted_H  # a fitted slope costs a degree of freedom
+        return replace(ratios, theta_H=found.theta_H, se_H=found.se_H, buckets_H=buckets_H)
+
     @cached_property
     def windows_ms(self) -> dict[Label, int]:
         return self.plan.windows_ms()
@@ -92,6 +152,14 @@ class Look:
 
     @cached_property
     def _comparisons(self) -> dict[int, Comparison]:
+        return {}
+
+    @cached_property
+    def _candidate_by_bucket(self) -> dict[Measure, IntArray]:
+        return {}
+
+    @cached_property
+    def _expected_by_end(self) -> dict[Measure, FloatArray]:
         return {}
 
     @cached_property
@@ -110,8 +178,12 @@ class Look:
     @cached_property
     def totals_MGSA(self) -> IntArray:
         """Every measure over all user buckets."""
-        counts_MGSA = self.moments.counts_MGSAK.sum(axis=-1, dtype=np.int64)
-        return np.concatenate([counts_MGSA, self.moments.values_MGSAK.sum(axis=-1)])
+        counts, values = self.moments.counts_MGSAK, self.moments.values_MGSAK
+        found = np.empty((len(Measure), *counts.shape[1:-1]), dtype=np.int64)
+        fits = not counts.size or int(counts.max()) * counts.shape[-1] <= np.iinfo(np.int32).max
+        found[:NUM_COUNTS] = counts.sum(axis=-1, dtype=np.int32 if fits else np.int64)  # half the time where it fits
+        values.sum(axis=-1, out=found[NUM_COUNTS:])
+        return found
 
     @cached_property
     def totals_MGA(self) -> IntArray:
@@ -124,18 +196,26 @@ class Look:
         return np.asarray(self.totals_MGA.sum(axis=2), dtype=np.float64)
 
     @cached_property
+    def pair_totals_GP(self) -> list[list[int]]:
+        """What the shadow's pairs come to, per segment and `PairMeasure`."""
+        totals: list[list[int]] = self.moments.pairs_GKP.sum(axis=1).tolist()
+        return totals
+
+    @cached_property
     def in_stage_MGA(self) -> IntArray:
         """Every measure over the strata of the present stage."""
         return np.asarray(self.totals_MGSA[:, :, self.in_present_stage].sum(axis=2))
 
     def expected_by_end(self, measure: Measure, matured: Measure) -> FloatArray:
         """Conversions that the candidate would have by the stage's longest duration at stable's rates."""
-        stable_G, candidate_G = self.totals_MGA[matured].T
-        rate_G = divide(self.totals_MGA[measure, :, Arm.STABLE].astype(np.float64), stable_G.astype(np.float64))
-        pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
-        left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
-        coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP
-        return np.asarray(rate_G * (candidate_G + coming_G))
+        if measure not in self._expected_by_end:
+            stable_G, candidate_G = self.totals_MGA[matured].T
+            rate_G = divide(self.totals_MGA[measure, :, Arm.STABLE].astype(np.float64), stable_G.astype(np.float64))
+            pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
+            left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
+            coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP
+            self._expected_by_end[measure] = rate_G * (candidate_G + coming_G)
+        return self._expected_by_end[measure]
 
     @cached_property
     def requires_clicks(self) -> BoolArray:
@@ -175,30 +255,6 @@ class Look:
         if in_stage <= 0 or seconds <= 0:
             return None
         return min(max(0.0, (wanted - have) / in_stage * seconds), LONGEST_WAIT_SECONDS)
-
-
-def seconds_until(
-    excess: Callable[[FloatArray], FloatArray], se_H: FloatArray, pace_H: FloatArray
-) -> list[float | None]:
-    """When `excess` will no longer be negative, if information goes on growing at `Look.pace`.
-
-    `excess` is a rising function of information: it takes standard errors and gives its values, (H, W) both.
-    None if never or unknown.
-    """
-    is_known_H = np.isfinite(se_H) & (pace_H > 0)
-    if not is_known_H.any():
-        return [None] * len(se_H)
-    log_wait_HW = np.broadcast_to(LOG_WAITS_W, (len(se_H), NUM_WAITS))
-    for _ in range(ZOOMS):
-        excess_HW = excess(se_H[:, None] / np.sqrt(1.0 + pace_H[:, None] * np.exp(log_wait_HW)))
-        is_past_HW = excess_HW >= 0
-        place_H = np.maximum(np.argmax(is_past_HW, axis=1) - 1, 0)
-        is_known_H &= is_past_HW.any(axis=1)
-        start_H1 = np.take_along_axis(log_wait_HW, place_H[:, None], axis=1)
-        step_H1 = np.take_along_axis(log_wait_HW, place_H[:, None] + 1, axis=1) - start_H1
-        log_wait_HW = start_H1 + step_H1 * PARTS_W
-    wait_H = np.exp(start_H1[:, 0])
-    return [wait if known else None for wait, known in zip(wait_H.tolist(), is_known_H.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,15 +1,15 @@
 """Does the effect last? Asked at the last two gates, of the latest complete days and of weekends against weekdays."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from control_plane.domain.moments import MATURED_OF, NUMERATOR_OF
-from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, Metric
+from control_plane.domain.plan import DIRECTION_OF, LABEL_OF, GuardrailPlan, JudgePlan
 from control_plane.domain.verdict import percent
-from control_plane.guardrails.engagement import conversion_size
-from control_plane.guardrails.estimate import BoolArray, Comparison
+from control_plane.guardrails.estimate import Comparison, LogRatios
 from control_plane.guardrails.evalue import relative
 from control_plane.guardrails.look import Look
 
@@ -23,74 +23,82 @@ def novelty_objections(look: Look) -> Iterator[str]:
     """Reasons not to trust that the gates' effects will last; none where the days to ask do not exist yet."""
     if not look.plan.judge.novelty_days or look.stage.advances_left > LAST_GATES:
         return
-    days = _Days(look)
-    for guardrail in look.plan.guardrails:
-        if guardrail.role.gates:
-            yield from _late_days_objection(look, guardrail, days)
-            yield from _weekend_objection(guardrail, days)
+    gates = [guardrail for guardrail in look.plan.guardrails if guardrail.role.gates]
+    for window_ms in dict.fromkeys(look.windows_ms[LABEL_OF[gate.metric]] for gate in gates):
+        alike = [gate for gate in gates if look.windows_ms[LABEL_OF[gate.metric]] == window_ms]
+        for gate, effects in zip(alike, _effects(look, alike, window_ms), strict=True):
+            yield from _late_days_objection(look, gate, effects.latest)
+            yield from _weekend_objection(gate, effects)
 
 
-class _Days:
-    """The surface's effects over some of the days."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Effect:
+    """Of the surface over some of the days: a log ratio and its standard error; NaN where too little was converted."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
-        self._known: dict[tuple[int, bytes], dict[Metric, tuple[float, float]]] = {}
-
-    def effect(self, guardrail: GuardrailPlan, takes_day: Callable[[int], bool]) -> tuple[float, float]:
-        """Log ratio and standard error; NaN where these days hold too few conversions to be read."""
-        strata: BoolArray = np.array([takes_day(stratum.day) for stratum in self._look.moments.strata], dtype=np.bool_)
-        if not strata.any():
-            return math.nan, math.nan
-        window_ms = self._look.windows_ms[LABEL_OF[guardrail.metric]]
-        key = window_ms, strata.tobytes()
-        if key not in self._known:
-            self._known[key] = self._effects(window_ms, strata)
-        return self._known[key][guardrail.metric]
-
-    def _effects(self, window_ms: int, strata: BoolArray) -> dict[Metric, tuple[float, float]]:
-        """Of all gates whose labels have this window, computed together."""
-        look, judge = self._look, self._look.plan.judge
-        gates = [one for one in look.plan.guardrails if one.role.gates]
-        gates = [one for one in gates if look.windows_ms[LABEL_OF[one.metric]] == window_ms]
-        labels = [LABEL_OF[gate.metric] for gate in gates]
-        unit_Q1 = np.array([conversion_size(look, gate)[:1] for gate in gates])
-        numerators = [look.moments.cells_of(NUMERATOR_OF[label])[:1, strata] for label in labels]
-        comparison = Comparison(look.moments.cells_of(MATURED_OF[labels[0]])[:1, strata])
-        found: dict[Metric, tuple[float, float]] = {}
-        for gate, ratios, unit in zip(
-            gates, comparison.all_log_ratios(numerators, unit_Q1), unit_Q1[:, 0].tolist(), strict=True
-        ):
-            has_enough = unit > 0 and ratios.expected_H[0] / unit >= judge.min_conversions
-            is_known = has_enough and ratios.buckets_H[0] >= judge.min_buckets
-            effect = float(ratios.theta_H[0]), float(ratios.se_H[0])
-            found[gate.metric] = effect if is_known else (math.nan, math.nan)
-        return found
+    theta: float
+    se: float
+    num_days: int
 
 
-def _late_days_objection(look: Look, guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:
-    complete = sorted({stratum.day for stratum in look.moments.strata if _is_complete(look, guardrail, stratum.day)})
-    latest = set(complete[-look.plan.judge.novelty_days :])
-    theta, _ = days.effect(guardrail, lambda day: day in latest)
-    margin = look.margin(guardrail, 1.0)
-    if math.isfinite(theta) and DIRECTION_OF[guardrail.metric] * theta < math.log1p(-margin):
-        name = f"{guardrail.metric} over the last {len(latest)} complete days"
-        yield f"{name} is {percent(relative(theta))}, beyond the margin of {percent(margin, signed=False)}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Effects:
+    latest: _Effect
+    weekend: _Effect
+    weekday: _Effect
 
 
-def _weekend_objection(guardrail: GuardrailPlan, days: _Days) -> Iterator[str]:
-    weekend, weekend_se = days.effect(guardrail, _is_weekend)
-    weekday, weekday_se = days.effect(guardrail, lambda day: not _is_weekend(day))
-    if not (math.isfinite(weekend) and math.isfinite(weekday)):
+def _effects(look: Look, gates: Sequence[GuardrailPlan], window_ms: int) -> list[_Effects]:
+    """Of gates whose labels have the same window, computed together. H runs over the sets of days."""
+    judge, strata, labels = look.plan.judge, look.moments.strata, [LABEL_OF[gate.metric] for gate in gates]
+    complete = sorted({stratum.day for stratum in strata if _is_complete(look, stratum.day, window_ms)})
+    latest = frozenset(complete[-judge.novelty_days :])
+    is_taken_HS = np.array(
+        [
+            [stratum.day in latest for stratum in strata],
+            [_is_weekend(stratum.day) for stratum in strata],
+            [not _is_weekend(stratum.day) for stratum in strata],
+        ],
+        dtype=np.bool_,
+    )
+    num_days = [len({stratum.day for stratum, is_in in zip(strata, row, strict=True) if is_in}) for row in is_taken_HS]
+
+    unit_Q = [float(look.conversion_size(gate)[0]) for gate in gates]
+    unit_QH = np.repeat(np.array(unit_Q)[:, None], len(is_taken_HS), axis=1)
+    comparison = Comparison(look.moments.cells_of(MATURED_OF[labels[0]])[:1], is_taken_HS)
+    numerators = [look.moments.cells_of(NUMERATOR_OF[label])[:1] for label in labels]
+    ratios = comparison.all_log_ratios(numerators, unit_QH)
+    return [_known(one, unit, num_days, judge) for one, unit in zip(ratios, unit_Q, strict=True)]
+
+
+def _known(ratios: LogRatios, unit: float, num_days: Sequence[int], judge: JudgePlan) -> _Effects:
+    has_enough_H = (unit > 0) & (ratios.expected_H >= judge.min_conversions * unit)
+    is_known_H = has_enough_H & (ratios.buckets_H >= judge.min_buckets)
+    theta_H, se_H = (np.where(is_known_H, values_H, np.nan) for values_H in (ratios.theta_H, ratios.se_H))
+    latest, weekend, weekday = (
+        _Effect(theta=theta, se=se, num_days=days)
+        for theta, se, days in zip(theta_H.tolist(), se_H.tolist(), num_days, strict=True)
+    )
+    return _Effects(latest=latest, weekend=weekend, weekday=weekday)
+
+
+def _late_days_objection(look: Look, gate: GuardrailPlan, latest: _Effect) -> Iterator[str]:
+    margin = look.margin(gate, 1.0)
+    if math.isfinite(latest.theta) and DIRECTION_OF[gate.metric] * latest.theta < math.log1p(-margin):
+        name = f"{gate.metric} over the last {latest.num_days} complete days"
+        yield f"{name} is {percent(relative(latest.theta))}, beyond the margin of {percent(margin, signed=False)}"
+
+
+def _weekend_objection(gate: GuardrailPlan, effects: _Effects) -> Iterator[str]:
+    weekend, weekday = effects.weekend, effects.weekday
+    if not (math.isfinite(weekend.theta) and math.isfinite(weekday.theta)):
         return
-    if abs(weekend - weekday) >= MAX_WEEKEND_SCORE * math.hypot(weekend_se, weekday_se):
-        effects = f"{percent(relative(weekend))} on weekends and {percent(relative(weekday))} on weekdays"
-        yield f"{guardrail.metric} differs by day: {effects}"
+    if abs(weekend.theta - weekday.theta) >= MAX_WEEKEND_SCORE * math.hypot(weekend.se, weekday.se):
+        told = f"{percent(relative(weekend.theta))} on weekends and {percent(relative(weekday.theta))} on weekdays"
+        yield f"{gate.metric} differs by day: {told}"
 
 
-def _is_complete(look: Look, guardrail: GuardrailPlan, day: int) -> bool:
+def _is_complete(look: Look, day: int, window_ms: int) -> bool:
     """A whole UTC day within the rollout, all of whose labels have matured."""
-    window_ms = look.windows_ms[LABEL_OF[guardrail.metric]]
     has_matured = (day + 1) * DAY_MS + window_ms <= look.moments.as_of_ms
     return has_matured and day * DAY_MS >= look.stage.started_at_ms
 

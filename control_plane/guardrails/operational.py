@@ -13,9 +13,10 @@ from control_plane.domain.plan import OperationalMetric, OperationalPlan, Role
 from control_plane.domain.rollout import Phase
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails import operational_wording as wording
-from control_plane.guardrails.look import LONGEST_WAIT_SECONDS, Look
+from control_plane.guardrails.look import Look
 from control_plane.guardrails.rates import log_e_above, log_e_below
 from control_plane.guardrails.serving_measures import Gauge, Rate, impossible, measure
+from control_plane.guardrails.waiting import LONGEST_WAIT_SECONDS
 
 SERVED_ONLY = frozenset(
     {

@@ -1,9 +1,10 @@
 """Plans that cannot be armed, and sums that no event log can have produced, are refused before anything is computed."""
 
 from collections import Counter
-from dataclasses import astuple
+from dataclasses import fields
 from functools import lru_cache
 from itertools import pairwise
+from operator import attrgetter
 from typing import NoReturn
 
 import numpy as np
@@ -20,6 +21,7 @@ from control_plane.domain.moments import (
     NUM_SCORE_BINS,
     NUMERATOR_OF,
     WHOLE_SURFACE,
+    Draw,
     Measure,
     Moments,
     PairMeasure,
@@ -34,6 +36,14 @@ from control_plane.guardrails.estimate import IntArray
 IntegerArray = NDArray[np.signedinteger]
 
 MAX_TOTAL = 2.0**62  # half of int64: sums of two arms still fit
+_PAIR_SUMS = (
+    PairMeasure.SCORE_STABLE,
+    PairMeasure.SCORE_CANDIDATE,
+    PairMeasure.BRIER_STABLE,
+    PairMeasure.BRIER_CANDIDATE,
+)
+_WHOLE = (int, np.integer)
+_DRAW_NUMBERS = attrgetter(*(field.name for field in fields(Draw)))
 
 
 @lru_cache(maxsize=4_096)  # a rollout is judged by one plan again and again
@@ -65,14 +75,14 @@ def _check_numbers(moments: Moments) -> None:
     """NaN is below and above no limit, so it would pass all that follow."""
     for field, numbers in (
         ("strata", [number for one in moments.strata for number in (one.day, one.generation, one.candidate_bp)]),
-        ("draws", [number for one in moments.draws for number in astuple(one)]),
+        ("draws", [number for one in moments.draws for number in _DRAW_NUMBERS(one)]),
         ("users_A", moments.users_A),
         ("cross_exposed_users", [moments.cross_exposed_users]),
         ("as_of_ms", [moments.as_of_ms]),
         ("newest_event_ms", _if_any(moments.newest_event_ms)),
         ("candidate_newest_ms", _if_any(moments.candidate_newest_ms)),
     ):
-        if not all(isinstance(number, int | np.integer) and abs(int(number)) < MAX_TOTAL for number in numbers):
+        if not all(isinstance(number, _WHOLE) and abs(int(number)) < MAX_TOTAL for number in numbers):
             _fail(field, "must be whole numbers of 62 bits")
 
 
@@ -167,13 +177,9 @@ def _check_pairs(pairs_GKP: IntArray) -> None:
     matured = pairs_GKP[..., PairMeasure.MATURED]
     _check_at_most("pairs_GKP.MATURED", matured, pairs_GKP[..., PairMeasure.PAIRS])
     _check_at_most("pairs_GKP.CLICK", pairs_GKP[..., PairMeasure.CLICK], matured)
-    for measure in (
-        PairMeasure.SCORE_STABLE,
-        PairMeasure.SCORE_CANDIDATE,
-        PairMeasure.BRIER_STABLE,
-        PairMeasure.BRIER_CANDIDATE,
-    ):
-        _check_at_most(f"pairs_GKP.{measure.name}", pairs_GKP[..., measure], matured * FIXED_POINT)
+    limit = matured * FIXED_POINT
+    for measure in _PAIR_SUMS:
+        _check_at_most(f"pairs_GKP.{measure.name}", pairs_GKP[..., measure], limit)
 
 
 def _check_users(moments: Moments) -> None:

@@ -24,7 +24,7 @@ from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.calibration import calibrations
 from control_plane.guardrails.calibration_error import CalibrationError, calibration_errors
-from control_plane.guardrails.estimate import BoolArray, FloatArray, IntArray, jackknife_se
+from control_plane.guardrails.estimate import FloatArray, IntArray, jackknife_se
 from control_plane.guardrails.evalue import half_width, relative
 from control_plane.guardrails.finding_names import (
     CALIBRATION_BY_SCORE,
@@ -35,6 +35,7 @@ from control_plane.guardrails.finding_names import (
 from control_plane.guardrails.look import Look
 from control_plane.guardrails.score_distances import NUM_GROUPS, starts_of_tenths
 
+Estimate = tuple[float, float, float]  # a log ratio, its interval's half-width and its standard error
 MIN_COARSE_BUCKETS = NUM_COARSE_BUCKETS * 3 // 4  # with users in fewer nothing is estimated
 
 
@@ -43,8 +44,10 @@ def score_calibration_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...
 
     Of each look, all computed together; the plans share one `JudgePlan`.
     """
-    columns = zip(looks, calibration_by_score(looks), calibration_error_findings(looks), strict=True)
-    return [(*deciles, *calibration_shift(look), *errors) for look, deciles, errors in columns]
+    columns = zip(
+        calibration_by_score(looks), calibration_shifts(looks), calibration_error_findings(looks), strict=True
+    )
+    return [(*deciles, *shifts, *errors) for deciles, shifts, errors in columns]
 
 
 def calibration_by_score(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
@@ -92,32 +95,26 @@ def calibration_by_score(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     return [tuple(islice(findings, len(group))) for group in groups]
 
 
-def calibration_shift(look: Look) -> tuple[Finding, ...]:
+def calibration_shifts(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     """Candidate's calibration beside stable's in the same strata: what a weekend does to both cancels.
 
     Predicted and observed clicks are weighted over strata as in `estimate.log_ratios`; buckets leave both arms at
     once. Only of a ramp: elsewhere one arm alone serves.
     """
-    if look.stage.phase is not Phase.RAMPING or not look.moments.strata:
-        return ()
-    judge, comparison, shared = look.plan.judge, look.comparison(Label.CLICK), look.shared(Label.CLICK)
-    predicted, observed = (
-        comparison.of_surface(look.moments.cells_of(measure)) for measure in (Measure.SCORE, Measure.CLICK)
-    )
-    shown_A, click_A = (shared.totals_MGA[m, 0].tolist() for m in (Measure.MATURED_CLICK, Measure.CLICK))
-    has_enough = comparison.buckets_H[0] >= judge.min_buckets and min(click_A) >= judge.min_expected_conversions
-    is_known = bool(has_enough) and all(bool((sums_J > 0).all()) for sums_J in (*predicted, *observed))
-    return (
-        _told(
-            CALIBRATION_SHIFT,
-            WHOLE_SURFACE,
-            _shift(predicted, observed, comparison.has_data_HK[:1], judge.alpha_rollback) if is_known else None,
-            impressions_stable=shown_A[Arm.STABLE],
-            impressions_candidate=shown_A[Arm.CANDIDATE],
-            conversions_stable=click_A[Arm.STABLE],
-            conversions_candidate=click_A[Arm.CANDIDATE],
-        ),
-    )
+    ramping = {place: look for place, look in enumerate(looks) if look.stage.phase is Phase.RAMPING}
+    ramping = {place: look for place, look in ramping.items() if look.moments.strata}
+    shifts = {place: shift_J for place, look in ramping.items() if (shift_J := _shift(look)) is not None}
+    estimates: dict[int, Estimate] = {}
+    if shifts:
+        shift_LJ = np.stack(list(shifts.values()))
+        has_data_LK = np.concatenate([looks[place].comparison(Label.CLICK).has_data_HK[:1] for place in shifts])
+        se_L = jackknife_se(shift_LJ, has_data_LK)
+        width_L = half_width(se_L, has_data_LK.sum(axis=1) - 1.0, alpha=looks[0].plan.judge.alpha_rollback)
+        columns = zip(shift_LJ[:, 0].tolist(), width_L.tolist(), se_L.tolist(), strict=True)
+        estimates = dict(zip(shifts, columns, strict=True))
+    return [
+        (_shift_finding(look, estimates.get(place)),) if place in ramping else () for place, look in enumerate(looks)
+    ]
 
 
 def calibration_error_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
@@ -189,31 +186,43 @@ def _edge(index: int) -> str:
     return f"{score * 100:.2g} %"
 
 
-def _shift(
-    predicted: tuple[FloatArray, FloatArray],
-    observed: tuple[FloatArray, FloatArray],
-    has_data_HK: BoolArray,
-    alpha: float,
-) -> tuple[float, float, float]:
-    """Both of candidate, then stable."""
-    candidate_J, stable_J = (np.log(one) - np.log(other) for one, other in zip(predicted, observed, strict=True))
-    shift_J = candidate_J - stable_J
-    se_H = jackknife_se(shift_J[None], has_data_HK)
-    width_H = half_width(se_H, has_data_HK.sum(axis=1) - 1.0, alpha=alpha)
-    return float(shift_J[0]), float(width_H[0]), float(se_H[0])
+def _shift(look: Look) -> FloatArray | None:
+    """Log of candidate's predicted over observed clicks, less stable's: replicates; None where too little is known."""
+    judge, comparison = look.plan.judge, look.comparison(Label.CLICK)
+    click_A = look.shared(Label.CLICK).totals_MGA[Measure.CLICK, 0]
+    if comparison.buckets_H[0] < judge.min_buckets or click_A.min() < judge.min_expected_conversions:
+        return None
+    sums_XJ = np.stack([*look.weighted_scores, *look.weighted_clicks])
+    if not (sums_XJ > 0).all():
+        return None
+    candidate_J, stable_J, candidate_click_J, stable_click_J = np.log(sums_XJ)
+    return np.asarray((candidate_J - candidate_click_J) - (stable_J - stable_click_J))
+
+
+def _shift_finding(look: Look, estimate: Estimate | None) -> Finding:
+    totals_MA = look.shared(Label.CLICK).totals_MGA[:, 0]
+    shown_A, click_A = totals_MA[Measure.MATURED_CLICK].tolist(), totals_MA[Measure.CLICK].tolist()
+    return _told(
+        CALIBRATION_SHIFT,
+        WHOLE_SURFACE,
+        estimate,
+        impressions_stable=shown_A[Arm.STABLE],
+        impressions_candidate=shown_A[Arm.CANDIDATE],
+        conversions_stable=click_A[Arm.STABLE],
+        conversions_candidate=click_A[Arm.CANDIDATE],
+    )
 
 
 def _told(
     metric: str,
     segment: str,
-    estimate: tuple[float, float, float] | None,
+    estimate: Estimate | None,
     *,
     impressions_candidate: int,
     conversions_candidate: float,
     impressions_stable: int = 0,
     conversions_stable: float = 0.0,
 ) -> Finding:
-    """`estimate`: a log ratio, its interval's half-width and its standard error."""
     log_ratio, width, se = (None, None, None) if estimate is None else estimate
     return Finding(
         metric=metric,

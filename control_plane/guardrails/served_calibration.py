@@ -14,7 +14,8 @@ from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.calibration import Calibrations, calibrations
 from control_plane.guardrails.estimate import FloatArray, IntArray
 from control_plane.guardrails.evalue import half_width, log_e, relative, z_of_t
-from control_plane.guardrails.look import Look, seconds_until
+from control_plane.guardrails.look import Look
+from control_plane.guardrails.waiting import seconds_until
 
 CALIBRATION = "calibration"
 UNANSWERED = frozenset({Answer.NO_DATA, Answer.INSUFFICIENT, Answer.STALE})
@@ -23,9 +24,7 @@ UNANSWERED = frozenset({Answer.NO_DATA, Answer.INSUFFICIENT, Answer.STALE})
 def calibration_findings(looks: Sequence[Look]) -> list[tuple[Finding, ...]]:
     """Of the impressions that the candidate served, per segment; the looks' plans share one `JudgePlan`."""
     matured_HK, score_HK, click_HK = (
-        np.concatenate(
-            [look.moments.cells_of(measure)[:, :, Arm.CANDIDATE].sum(axis=1, dtype=np.int64) for look in looks]
-        )
+        np.concatenate([look.candidate_by_bucket(measure) for look in looks])
         for measure in (Measure.MATURED_CLICK, Measure.SCORE, Measure.CLICK)
     )
     clicks_in_stage_H = np.concatenate([look.in_stage_MGA[Measure.CLICK, :, Arm.CANDIDATE] for look in looks])

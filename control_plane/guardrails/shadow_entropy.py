@@ -10,8 +10,9 @@ from control_plane.domain.plan import JudgePlan
 from control_plane.domain.verdict import Answer, Finding
 from control_plane.guardrails.estimate import FloatArray
 from control_plane.guardrails.evalue import INTERVAL_TAU, half_width, log_e, z_of_t
-from control_plane.guardrails.look import Look, seconds_until
+from control_plane.guardrails.look import Look
 from control_plane.guardrails.paired_entropy import EntropyDifferences, entropy_differences
+from control_plane.guardrails.waiting import seconds_until
 
 NORMALISED_ENTROPY = "ne"
 TAU_SCALE = 1 / 3  # entropy margins are a third of CTR's, and so are the effects worth looking for
@@ -22,14 +23,19 @@ MAX_DIFFERENCE = 1e6  # shown differences end here: beyond it is noise
 def entropy_findings(look: Look) -> Iterator[Finding]:
     """The surface decides, view types are told. Higher entropy is worse."""
     found = entropy_differences(look.moments.pairs_GKP)
-    yield from _of_surfaces([look], found)
+    yield from _of_surfaces([look], found, decides=True)
+    widths = _half_widths(look.plan.judge, found)
     for index in range(1, len(look.moments.segments)):
-        yield _told(look, found, index, Answer.MONITORED)
+        yield _told(look, found, index, Answer.MONITORED, place=index, width=widths[index])
 
 
-def surface_entropy_findings(looks: Sequence[Look]) -> list[Finding]:
-    """The one of each look that weighs in its rollback mean, in every phase; the plans share one `JudgePlan`."""
-    return _of_surfaces(looks, entropy_differences(np.concatenate([look.moments.pairs_GKP[:1] for look in looks])))
+def weighing_entropy_findings(looks: Sequence[Look]) -> list[Finding]:
+    """The surface's of each look: it goes on weighing in the rollback mean, but has no say in later gates.
+
+    The plans share one `JudgePlan`.
+    """
+    found = entropy_differences(np.concatenate([look.moments.pairs_GKP[:1] for look in looks]))
+    return _of_surfaces(looks, found, decides=False)
 
 
 def entropy_gap(look: Look) -> str:
@@ -55,20 +61,23 @@ def is_information_lost(look: Look) -> bool:
     return math.isfinite(lower) and lower > look.plan.shadow.ne_harm_margin
 
 
-def _of_surfaces(looks: Sequence[Look], found: EntropyDifferences) -> list[Finding]:
+def _of_surfaces(looks: Sequence[Look], found: EntropyDifferences, *, decides: bool) -> list[Finding]:
     """The first of `found`, one for each look."""
     judge, size = looks[0].plan.judge, len(looks)
     difference_L, se_L = found.difference_G[:size], found.se_G[:size]
     harm_L, safe_L = np.array([[look.plan.shadow.ne_harm_margin, look.plan.shadow.ne_safe_margin] for look in looks]).T
     score_L = np.concatenate([difference_L - harm_L, safe_L - difference_L]) / np.tile(se_L, 2)
-    log_e_L = _log_e(judge, score_L, np.tile(se_L, 2), np.tile(found.buckets_G[:size] - 1.0, 2))
+    log_e_L = _log_e(judge, score_L, np.tile(se_L, 2), np.tile(found.buckets_G[:size] - 1.0, 2)).tolist()
+    columns = zip(looks, log_e_L[:size], log_e_L[size:], _half_widths(judge, found), strict=False)
     return [
-        _of_surface(look, found, place, float(log_e_L[place]), float(log_e_L[size + place]))
-        for place, look in enumerate(looks)
+        _of_surface(look, found, place, decides=decides, harm=harm, safe=safe, width=width)
+        for place, (look, harm, safe, width) in enumerate(columns)
     ]
 
 
-def _of_surface(look: Look, found: EntropyDifferences, place: int, harm: float, safe: float) -> Finding:
+def _of_surface(
+    look: Look, found: EntropyDifferences, place: int, *, decides: bool, harm: float, safe: float, width: float
+) -> Finding:
     judge, gap, is_known = look.plan.judge, entropy_gap(look), _is_known(look, found, place, 0)
     harm = harm if is_known else 0.0
     safe = safe if is_known and not gap else 0.0
@@ -78,7 +87,20 @@ def _of_surface(look: Look, found: EntropyDifferences, place: int, harm: float, 
         answer = Answer.INSUFFICIENT if _sum(look, PairMeasure.PAIRS) else Answer.NO_DATA
     else:
         answer = Answer.SAFE if safe >= -math.log(judge.alpha_advance) else Answer.UNDECIDED
-    return _told(look, found, 0, answer, place=place, log_e_harm=harm, log_e_safe=safe, gap=gap)
+    return _told(
+        look,
+        found,
+        0,
+        answer,
+        place=place,
+        width=width,
+        weight=look.weights.rest,
+        log_e_harm=harm,
+        log_e_safe=safe,
+        gates=decides,
+        missing=gap if decides else "",
+        seconds=_seconds(look, found, place, answer) if decides else None,
+    )
 
 
 def _told(
@@ -87,38 +109,45 @@ def _told(
     index: int,
     answer: Answer,
     *,
-    place: int | None = None,
+    place: int,
+    width: float,
+    weight: float = 0.0,
     log_e_harm: float = 0.0,
     log_e_safe: float = 0.0,
-    gap: str = "",
+    gates: bool = False,
+    missing: str = "",
+    seconds: float | None = None,
 ) -> Finding:
-    """`place` of the segment in `found`, where these are not one look's segments."""
-    place = index if place is None else place
-    pairs_P = look.moments.pairs_GKP[index].sum(axis=0).tolist()
-    is_known, decides = _is_known(look, found, place, index), index == 0
-    difference, se, degrees = found.difference_G[place], found.se_G[place], found.buckets_G[place] - 1.0
-    width = half_width(se, degrees, alpha=look.plan.judge.alpha_rollback, tau=INTERVAL_TAU * TAU_SCALE)
+    """`place` of the segment in `found`, which may be of many looks."""
+    pairs_P = look.pair_totals_GP[index]
+    is_known, difference = _is_known(look, found, place, index), float(found.difference_G[place])
     return Finding(
         metric=NORMALISED_ENTROPY,
         segment=look.moments.segments[index],
         answer=answer,
-        gates=decides,
+        gates=gates,
         effect=_clipped(difference) if is_known else None,
         lower=_clipped(difference - width) if is_known else None,
         upper=_clipped(difference + width) if is_known else None,
-        standard_error=float(se) if is_known else None,
+        standard_error=float(found.se_G[place]) if is_known else None,
         harm_margin=look.plan.shadow.ne_harm_margin,
         safe_margin=look.plan.shadow.ne_safe_margin,
         log_e_harm=log_e_harm,
         log_e_safe=log_e_safe,
-        weight=look.weights.rest if decides else 0.0,
+        weight=weight,
         impressions_stable=pairs_P[PairMeasure.MATURED],
         impressions_candidate=pairs_P[PairMeasure.MATURED],
         conversions_stable=float(pairs_P[PairMeasure.CLICK]),
         conversions_candidate=float(pairs_P[PairMeasure.CLICK]),
-        missing=gap,
-        seconds_to_resolve=_seconds(look, found, place, answer) if decides else None,
+        missing=missing,
+        seconds_to_resolve=seconds,
     )
+
+
+def _half_widths(judge: JudgePlan, found: EntropyDifferences) -> list[float]:
+    degrees_G = found.buckets_G.astype(np.float64) - 1.0
+    width_G = half_width(found.se_G, degrees_G, alpha=judge.alpha_rollback, tau=INTERVAL_TAU * TAU_SCALE)
+    return list(width_G.tolist())
 
 
 def _seconds(look: Look, found: EntropyDifferences, place: int, answer: Answer) -> float | None:
@@ -145,14 +174,14 @@ def _log_e(judge: JudgePlan, t_X: FloatArray, se_X: FloatArray, degrees_X: Float
 
 
 def _is_known(look: Look, found: EntropyDifferences, place: int, index: int) -> bool:
-    clicks = int(look.moments.pairs_GKP[index, :, PairMeasure.CLICK].sum())
+    clicks = look.pair_totals_GP[index][PairMeasure.CLICK]
     has_enough = clicks >= look.plan.judge.min_expected_conversions
     has_users = int(found.buckets_G[place]) >= look.plan.judge.min_buckets
     return has_enough and has_users and math.isfinite(found.difference_G[place])
 
 
 def _sum(look: Look, measure: PairMeasure) -> int:
-    return int(look.moments.pairs_GKP[0, :, measure].sum())
+    return look.pair_totals_GP[0][measure]
 
 
 def _clipped(difference: float) -> float:

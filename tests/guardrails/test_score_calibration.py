@@ -25,7 +25,7 @@ from control_plane.guardrails.look import Look
 from control_plane.guardrails.score_calibration import (
     calibration_by_score,
     calibration_error_findings,
-    calibration_shift,
+    calibration_shifts,
     score_calibration_findings,
 )
 from tests.guardrails.builders import (
@@ -156,12 +156,12 @@ def test_no_data_at_all_is_told_as_nothing() -> None:
     look = look_at(empty_moments())
 
     assert calibration_by_score([look])[0] == ()
-    assert calibration_shift(look) == ()
+    assert calibration_shifts([look])[0] == ()
     assert [finding.effect for finding in calibration_error_findings([look])[0]] == [None, None]
 
 
 def shift_of(moments: Moments) -> Finding:
-    (finding,) = calibration_shift(look_at(moments))
+    (finding,) = calibration_shifts([look_at(moments)])[0]
     return finding
 
 

@@ -13,7 +13,8 @@ from control_plane.domain.rollout import Stage
 from control_plane.domain.split import NUM_BUCKETS, Arm
 from control_plane.domain.verdict import Answer, Outcome, Verdict
 from control_plane.guardrails.judge import judge
-from control_plane.guardrails.look import Look, seconds_until
+from control_plane.guardrails.look import Look
+from control_plane.guardrails.waiting import seconds_until
 from tests.guardrails.builders import (
     DAY_MS,
     FIRST_DAY,

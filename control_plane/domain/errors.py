@@ -191,3 +191,53 @@ class Unauthenticated(ControlPlaneError):
 
     def __init__(self) -> None:
         super().__init__("a bearer token of a known operator is needed")
+
+
+class Frozen(ControlPlaneError):
+    """A freeze stands: nothing grows until it ends, but for people of its bypass group with a reason."""
+
+    def __init__(self, surface: str, *, owner: str, reason: str, until: str | None, bypass_group: str = "") -> None:
+        self.surface = surface
+        self.owner = owner
+        self.reason = reason
+        self.until = until
+        self.bypass_group = bypass_group
+        ends = f"until {until}" if until else "until it is lifted"
+        may = f"; {bypass_group} may overrule it with a reason" if bypass_group else ""
+        super().__init__(f"{surface} is frozen {ends} by {owner}: {reason}{may}")
+
+
+class CoolingDown(ControlPlaneError):
+    """Something of the candidate was rolled back a short while ago."""
+
+    def __init__(self, digest: str, *, until: str) -> None:
+        self.digest = digest
+        self.until = until
+        super().__init__(
+            f"{digest} was rolled back lately and cools down until {until}; to start it now, give a reason"
+        )
+
+
+class Forbidden(ControlPlaneError):
+    """Who is calling is known, and may not do this."""
+
+    def __init__(self, who: str, what: str) -> None:
+        self.who = who
+        self.what = what
+        super().__init__(f"{who} may not {what}")
+
+
+class MissingReason(ControlPlaneError):
+    """What overrules a rule is recorded with its reason."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        super().__init__(f"to {command.replace('_', ' ')}, give a reason: the history needs to know why")
+
+
+class KeyReused(ControlPlaneError):
+    """An idempotency key came again with another request."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"Idempotency-Key {key!r} was used for another request; a new request needs a new key")

@@ -94,7 +94,11 @@ class Step:
 
     share_bp: int
     bake_seconds: float = HOUR
+    max_seconds: float | None = None  # None: the plan's max_stage
+    min_impressions: int = 0  # matured ones that the candidate served at this weight
     approvals: int = 0
+    approval_group: str = ""  # whose members may approve; empty: whoever may act
+    is_monitored: bool = True  # if not, no verdict lets it go on: people do, with approvals
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,6 +239,8 @@ class RolloutPlan:
     max_total_seconds: float = 30 * DAY
     min_days_before_full: int = 7
     quarantine_on_rollback: bool = True
+    cool_down_seconds: float = DAY  # after a rollback, before another version with its parts may start
+    is_adaptive: bool = False  # weights between steps as large as the loss budget allows
     revenue_cap: float = 1_000.0  # currency units per impression; frozen so that both arms are cut alike
 
     def guardrail(self, metric: Metric) -> GuardrailPlan | None:

@@ -56,6 +56,8 @@ def plan_from_mapping(mapping: object) -> RolloutPlan:
         max_total_seconds=reader.duration("max_total", 30 * DAY),
         min_days_before_full=reader.count("min_days_before_full", 7, least=0),
         quarantine_on_rollback=reader.flag("quarantine_on_rollback", True),
+        cool_down_seconds=reader.duration("cool_down", DAY, least=0),
+        is_adaptive=reader.flag("adaptive", False),
         revenue_cap=reader.number("revenue_cap", 1_000.0, above=0),
     )
     reader.refuse_unknown()
@@ -92,8 +94,16 @@ def _read_step(reader: Reader) -> Step:
     step = Step(
         share_bp=reader.share("share", least=1),
         bake_seconds=reader.duration("bake", HOUR),
+        max_seconds=reader.optional_duration("max", None),
+        min_impressions=reader.count("min_impressions", 0, least=0),
         approvals=reader.count("approvals", 0, least=0),
+        approval_group=reader.text("approval_group", ""),
+        is_monitored=reader.flag("monitored", True),
     )
+    if step.approval_group and not step.approvals:
+        reader.fail("approval_group", "needs approvals: how many of the group")
+    if not step.is_monitored and not step.approvals:
+        reader.fail("monitored", "an unmonitored step is left by people only: ask for approvals")
     reader.refuse_unknown()
     return step
 
@@ -262,12 +272,22 @@ def plan_to_mapping(plan: RolloutPlan) -> dict[str, object]:
         "max_total": _seconds(plan.max_total_seconds),
         "min_days_before_full": plan.min_days_before_full,
         "quarantine_on_rollback": plan.quarantine_on_rollback,
+        "cool_down": _seconds(plan.cool_down_seconds),
+        "adaptive": plan.is_adaptive,
         "revenue_cap": plan.revenue_cap,
     }
 
 
 def _write_step(step: Step) -> dict[str, object]:
-    return {"share": f"{step.share_bp}bp", "bake": _seconds(step.bake_seconds), "approvals": step.approvals}
+    return {
+        "share": f"{step.share_bp}bp",
+        "bake": _seconds(step.bake_seconds),
+        "max": None if step.max_seconds is None else _seconds(step.max_seconds),
+        "min_impressions": step.min_impressions,
+        "approvals": step.approvals,
+        "approval_group": step.approval_group,
+        "monitored": step.is_monitored,
+    }
 
 
 def _write_shadow(shadow: ShadowPlan) -> dict[str, object]:

@@ -116,16 +116,23 @@ class Reader:
             self.fail(key, f"must be {least}bp to 100% in whole basis points, not {value!r}")
         return round(share_bp)
 
-    def duration(self, key: str, default: float) -> float:
-        """Seconds, from '90s', '15m', '6h' or '2d'."""
+    def duration(self, key: str, default: float, *, least: float | None = None) -> float:
+        """Seconds, from '90s', '15m', '6h' or '2d'; longer than nothing unless `least` allows it."""
         value = self._value(key, f"{default!r}s")
         found = DURATION.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             self.fail(key, f"must be a duration like '90s', '15m', '6h' or '2d', not {value!r}")
         seconds = float(found[1]) * UNIT_SECONDS[found[2]]
-        if not 0 < seconds <= MAX_SECONDS:
+        if not (0 < seconds <= MAX_SECONDS or seconds == least):
             self.fail(key, f"must be longer than nothing and at most ten years, not {value!r}")
         return seconds
+
+    def optional_duration(self, key: str, default: float | None) -> float | None:
+        """Seconds, or None where it is not there or null."""
+        if self._mapping.get(key) is None:
+            self._known.append(key)
+            return default
+        return self.duration(key, 0.0)
 
     def choice(self, key: str, choices: type[Choice], default: Choice | None = None) -> Choice:
         value = self._value(key, default)

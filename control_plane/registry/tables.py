@@ -161,8 +161,8 @@ class RolloutRow(Base):
             "uq_rollout_surface_active",
             "surface",
             unique=True,
-            sqlite_where=text("phase NOT IN ('done', 'rolled_back')"),
-            postgresql_where=text("phase NOT IN ('done', 'rolled_back')"),
+            sqlite_where=text("phase NOT IN ('done', 'rolled_back', 'queued')"),
+            postgresql_where=text("phase NOT IN ('done', 'rolled_back', 'queued')"),
         ),
     )
 
@@ -180,6 +180,8 @@ class RolloutRow(Base):
     entered_at: Mapped[datetime] = mapped_column(UtcDateTime)
     first_generation: Mapped[int]
     stage_generation: Mapped[int]
+    acknowledged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    weight_bp: Mapped[int | None]
     approvals: Mapped[list[str]] = mapped_column(JSON)
     release_id: Mapped[int | None] = mapped_column(ForeignKey("release.release_id"))
     next_check_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -201,6 +203,7 @@ class HistoryRow(Base):
     after: Mapped[str] = mapped_column(Text)
     rollout_id: Mapped[int | None]
     verdict_id: Mapped[int | None]
+    evidence_digest: Mapped[str | None] = mapped_column(DIGEST)
     code_version: Mapped[str] = mapped_column(Text)
     previous_hash: Mapped[str] = mapped_column(DIGEST)
     hash: Mapped[str] = mapped_column(DIGEST)
@@ -214,7 +217,84 @@ class OutboxRow(Base):
 
     outbox_id: Mapped[int] = mapped_column(primary_key=True)
     event: Mapped[str] = mapped_column(Text)
+    ordering_key: Mapped[str | None] = mapped_column(Text)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class WebhookSubscriberRow(Base):
+    """Up to which outbox row a subscriber's deliveries have been made out."""
+
+    __tablename__ = "webhook_subscriber"
+
+    name: Mapped[str] = mapped_column(NAME, primary_key=True)
+    fanned_out_to: Mapped[int]
+
+
+class WebhookDeliveryRow(Base):
+    """One event on its way to one subscriber; open until it was delivered or given up."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index(
+            "ix_webhook_delivery_open",
+            "subscriber",
+            "next_attempt_at",
+            "outbox_id",
+            sqlite_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+            postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
+        ),
+    )
+
+    subscriber: Mapped[str] = mapped_column(NAME, ForeignKey("webhook_subscriber.name"), primary_key=True)
+    outbox_id: Mapped[int] = mapped_column(ForeignKey("outbox.outbox_id"), primary_key=True, autoincrement=False)
+    ordering_key: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    dead_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_error: Mapped[str] = mapped_column(Text)
+
+
+class FreezeRow(Base):
+    """A time in which nothing grows, of one surface or of all; lifted ones are kept.
+
+    `recurrence` is an iCalendar RRULE, each occurrence `duration_seconds` long in `time_zone`; empty: once, from
+    `starts_at` to `ends_at`.
+    """
+
+    __tablename__ = "freeze_window"
+    __table_args__ = (Index(None, "lifted_at"),)
+
+    freeze_id: Mapped[int] = mapped_column(primary_key=True)
+    surface: Mapped[str | None] = mapped_column(NAME, ForeignKey("surface.surface"))
+    starts_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    recurrence: Mapped[str] = mapped_column(Text)
+    duration_seconds: Mapped[float | None]
+    time_zone: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    bypass_group: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    created_by: Mapped[str] = mapped_column(Text)
+    lifted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    lifted_by: Mapped[str | None] = mapped_column(Text)
+    lift_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class IdempotencyRow(Base):
+    """What a request was answered, for when its key comes again."""
+
+    __tablename__ = "idempotency"
+    __table_args__ = (Index(None, "at"),)
+
+    operator: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_digest: Mapped[str] = mapped_column(DIGEST)
+    status: Mapped[int]
+    headers: Mapped[dict[str, str]] = mapped_column(JSON)
+    body: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class VerdictInputsRow(Base):

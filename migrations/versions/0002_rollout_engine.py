@@ -1,0 +1,111 @@
+"""Freezes, idempotency keys, webhook deliveries, and what rollouts need to wait for runtimes and for one another."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+ACTIVE_BEFORE = sa.text("phase NOT IN ('done', 'rolled_back')")
+ACTIVE = sa.text("phase NOT IN ('done', 'rolled_back', 'queued')")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "freeze_window",
+        sa.Column("freeze_id", sa.Integer(), nullable=False),
+        sa.Column("surface", sa.String(length=64), nullable=True),
+        sa.Column("starts_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ends_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("recurrence", sa.Text(), nullable=False),
+        sa.Column("duration_seconds", sa.Double(), nullable=True),
+        sa.Column("time_zone", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("bypass_group", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("lifted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lifted_by", sa.Text(), nullable=True),
+        sa.Column("lift_reason", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["surface"], ["surface.surface"], name="fk_freeze_window_surface"),
+        sa.PrimaryKeyConstraint("freeze_id", name="pk_freeze_window"),
+    )
+    op.create_index("ix_freeze_window_lifted_at", "freeze_window", ["lifted_at"], unique=False)
+    op.create_table(
+        "idempotency",
+        sa.Column("operator", sa.Text(), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("request_digest", sa.String(length=71), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("headers", sa.JSON(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("operator", "key", name="pk_idempotency"),
+    )
+    op.create_index("ix_idempotency_at", "idempotency", ["at"], unique=False)
+    op.create_table(
+        "webhook_subscriber",
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("fanned_out_to", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_webhook_subscriber"),
+    )
+    op.create_table(
+        "webhook_delivery",
+        sa.Column("subscriber", sa.String(length=64), nullable=False),
+        sa.Column("outbox_id", sa.Integer(), nullable=False),
+        sa.Column("ordering_key", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_attempt_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("dead_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["outbox_id"], ["outbox.outbox_id"], name="fk_webhook_delivery_outbox_id"),
+        sa.ForeignKeyConstraint(["subscriber"], ["webhook_subscriber.name"], name="fk_webhook_delivery_subscriber"),
+        sa.PrimaryKeyConstraint("subscriber", "outbox_id", name="pk_webhook_delivery"),
+    )
+    op.create_index(
+        "ix_webhook_delivery_open",
+        "webhook_delivery",
+        ["subscriber", "next_attempt_at", "outbox_id"],
+        unique=False,
+        sqlite_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
+        postgresql_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
+    )
+    with op.batch_alter_table("outbox") as outbox:
+        outbox.add_column(sa.Column("ordering_key", sa.Text(), nullable=True))
+    with op.batch_alter_table("history") as history:
+        history.add_column(sa.Column("evidence_digest", sa.String(length=71), nullable=True))
+    op.drop_index("uq_rollout_surface_active", "rollout")
+    with op.batch_alter_table("rollout") as rollout:
+        rollout.add_column(sa.Column("acknowledged_at", sa.DateTime(timezone=True), nullable=True))
+        rollout.add_column(sa.Column("weight_bp", sa.Integer(), nullable=True))
+    op.create_index(
+        "uq_rollout_surface_active", "rollout", ["surface"], unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("uq_rollout_surface_active", "rollout")
+    op.execute("UPDATE rollout SET phase = 'rolled_back', next_check_at = NULL WHERE phase = 'queued'")
+    with op.batch_alter_table("rollout") as rollout:
+        rollout.drop_column("weight_bp")
+        rollout.drop_column("acknowledged_at")
+    op.create_index(
+        "uq_rollout_surface_active",
+        "rollout",
+        ["surface"],
+        unique=True,
+        sqlite_where=ACTIVE_BEFORE,
+        postgresql_where=ACTIVE_BEFORE,
+    )
+    with op.batch_alter_table("history") as history:
+        history.drop_column("evidence_digest")
+    with op.batch_alter_table("outbox") as outbox:
+        outbox.drop_column("ordering_key")
+    op.drop_table("webhook_delivery")
+    op.drop_table("webhook_subscriber")
+    op.drop_table("idempotency")
+    op.drop_table("freeze_window")

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from control_plane import failpoints
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.split import Split
 from model_runtime.control_link import Backoff, ControlLink, Unreachable
@@ -177,7 +178,9 @@ def write_last_known_good(path: Path, snapshot: Snapshot) -> None:
             file.write(snapshot.to_json())
             file.flush()
             os.fsync(file.fileno())
+        failpoints.reach("last_known_good.staged")
         temporary.replace(path)
+        failpoints.reach("last_known_good.written")
     except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from control_plane import failpoints
 from control_plane.api.deps import Feed, Sessions, parts_of
 from control_plane.api.errors import documented
 from control_plane.api.schemas import SplitsOut
@@ -52,6 +53,7 @@ async def follow_splits(feed: Feed) -> AsyncIterator[ServerSentEvent]:
     async for snapshot in feed.follow():
         body = SplitsOut.of(snapshot.splits, snapshot.artifact_uris)
         yield ServerSentEvent(event=EVENT, id=snapshot.etag, raw_data=body.model_dump_json(), retry=RETRY_MS)
+        failpoints.reach("split.pushed")
 
 
 def _known_etag(if_none_match: str | None) -> str | None:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from control_plane import failpoints
+
 CHECKPOINT_EVERY = 256  # commits: what a new reader must at most read one by one, beyond the retained ones
 RETAIN_SECONDS = 3_600.0  # a writer stalled for longer than this between reading and committing is dead
 
@@ -49,6 +51,7 @@ class CommitLog:
         Raises OSError only as long as nothing is visible; `sync` makes the commit durable.
         """
         staged = write_durably(self._folder / f".{uuid.uuid4().hex}.tmp", _encode(adds, removes))
+        failpoints.reach("log.staged")
         try:
             with self._lock:
                 return self._take_next_number(staged, removes)
@@ -65,6 +68,7 @@ class CommitLog:
                 os.link(staged, self._path(self._number + 1))
             except FileExistsError:
                 continue
+            failpoints.reach("log.linked")
             return True
 
     def sync(self) -> None:

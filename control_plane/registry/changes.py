@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.errors import StaleGeneration
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Rollout
@@ -65,10 +66,14 @@ def change(
         StaleGeneration: someone moved first; the caller's transaction must not be kept.
     """
     after = replace(after, generation=before.generation + 1, changed_at=cause.now)
+    failpoints.reach("change.begun")
     _compare_and_set(session, before, after)
+    failpoints.reach("change.set")
     _write_history(session, before, after, cause, was=was, becomes=becomes)
+    failpoints.reach("change.history_written")
     _write_split(session, after, cause, None if becomes is None else becomes.rollout_id)
     session.flush()
+    failpoints.reach("change.outbox_written")
     return after
 
 
@@ -143,6 +148,7 @@ def _write_split(session: Session, after: SurfaceState, cause: Cause, rollout_id
             salt=split.salt,
         )
     )
+    failpoints.reach("change.split_written")
     outbox.append(
         session,
         event_id=f"{split.surface}/{split.generation}",

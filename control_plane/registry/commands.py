@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.errors import IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from control_plane.domain.rollout import Command, Phase, Rollout
@@ -76,6 +77,7 @@ def go_home(
         cause = replace(cause, reason=f"{cause.reason} (not quarantined: {error})")
     quarantines.confine(session, digests, by=cause.by, reason=cause.reason, now=cause.now)
     model_versions.mark_aborted(session, rollout.candidate, now=cause.now, because=cause.reason)
+    failpoints.reach("rollback.aborted")
     rollout_rows.store(session, becomes)
     changes.change(session, before, after, cause, was=rollout, becomes=becomes)
     for move in moves:

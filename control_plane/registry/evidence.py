@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import RolloutId
@@ -56,6 +57,7 @@ def record_verdict(
     if verdict.completes_check and state.home_since(now=now) is None:
         _renew_lease(session, rollout_id, now)
     session.flush()
+    failpoints.reach("verdict.stored")
     return row.verdict_id
 
 

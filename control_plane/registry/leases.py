@@ -7,6 +7,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.errors import Deposed
 from control_plane.registry.tables import LeaseRow
 
@@ -42,8 +43,10 @@ def acquire(session: Session, name: str, holder: str, seconds: float) -> int | N
             return None
         row.holder = holder
         row.epoch += 1
+        failpoints.reach("lease.acquired")
     row.expires_at_ms = expires_at_ms
     session.flush()
+    failpoints.reach("lease.renewed")
     return row.epoch
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.errors import NoSafeVersion, Quarantined, UnknownName
 from control_plane.domain.model_version import Digest, Surface, VersionId
 from control_plane.domain.rollout import Command, Rollout, apply
@@ -62,6 +63,7 @@ def confine(session: Session, digests: Iterable[Digest], *, by: str, reason: str
         if digest not in held:
             session.add(QuarantineRow(digest=digest, at=now, by=by, reason=reason))
     session.flush()
+    failpoints.reach("quarantine.confined")
 
 
 def release(session: Session, digest: Digest, *, by: str, reason: str, now: datetime) -> None:

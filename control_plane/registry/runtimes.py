@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.decision import Readiness
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.moments import Health, ServingCounts
@@ -60,6 +61,7 @@ def record_heartbeat(session: Session, heartbeat: Heartbeat, *, now: datetime, s
     row.splits_mode = heartbeat.splits_mode
     session.flush()
     _record_counts(session, heartbeat)
+    failpoints.reach("heartbeat.recorded")
 
 
 def live(session: Session, *, since: datetime) -> list[Runtime]:

@@ -1,8 +1,15 @@
-"""Engines, sessions and the schema's revision. A session is one transaction."""
+"""Engines, sessions and the schema's revision. A session is one transaction.
 
-from collections.abc import Iterator
+What can be repeated without harm is: a transaction that has not begun, and, where the work is given as a function, one
+that is known not to have been committed. A commit whose answer was lost is told as `CommitUnknown`, never repeated.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -17,6 +24,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     NotSupportedError,
+    OperationalError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -25,19 +33,45 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 import migrations
-from control_plane.domain.errors import InvalidField, RegistryFull, RegistryUnavailable
+from control_plane import failpoints
+from control_plane.domain.errors import (
+    CommitUnknown,
+    InvalidField,
+    RegistryFull,
+    RegistryUnavailable,
+    TransactionConflict,
+)
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
+BEGIN_PATIENCE_SECONDS = {"reading": 0.5, "writing": 3.0}  # a server that restarts, or has no connection left just now
+CONFLICT_ATTEMPTS = 5
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.02, 0.5
+CONFLICTS = ("40001", "40P01", "55P03")  # PostgreSQL: not serialisable, deadlock, lock not had in time
+# A server or network that went away silently is noticed within about ten seconds, not after TCP's quarter of an hour.
+POSTGRESQL_CONNECT = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# A process that is stopped within a transaction holds its locks: the server ends it, so that others get on. And nobody
+# waits for a lock for longer than a person would.
+POSTGRESQL_BEGIN_WRITING = "SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'"
 FULL = ("disk is full", "No space left on device")  # in the words of SQLite and of PostgreSQL
 OUR_OWN_BUGS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)  # told as they are, not as an outage
+UNKNOWN_ON_SQLITE = "disk I/O error"  # of a commit: what reached the disk may be found there after a crash
+
+Result = TypeVar("Result")
 
 
 def make_engine(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql+psycopg://…`; connects to nothing yet."""
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        return create_engine(parsed, pool_pre_ping=True, connect_args=POSTGRESQL_CONNECT)
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):
         _make_folder(Path(parsed.database).parent, shown_url=parsed.render_as_string(hide_password=True))
     engine = create_engine(parsed)
@@ -60,13 +94,68 @@ class Sessions:
     def reading(self) -> Iterator[Session]:
         """A snapshot: everything read in it is of one moment."""
         with _database_trouble(self.engine), self._reading() as session:
+            self._begin(session, "reading")
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Commits at the end; an error on the way leaves nothing behind."""
-        with _database_trouble(self.engine), self._writing.begin() as session:
+        """Commits at the end; an error on the way leaves nothing behind.
+
+        Raises:
+            CommitUnknown: the connection was lost while the database committed.
+            RegistryUnavailable: any other trouble; nothing was changed. `TransactionConflict` where it may be repeated.
+        """
+        with _database_trouble(self.engine), self._writing() as session:
+            self._begin(session, "writing")
             yield session
+            failpoints.reach("transaction.before_commit")
+            self._commit(session)
+        failpoints.reach("transaction.committed")
+
+    def write(self, work: Callable[[Session], Result]) -> Result:
+        """Do `work` in a writing session, again from the start where it is known that nothing was committed.
+
+        That is after a deadlock or another conflict, and after a connection that was lost before the commit. `work`
+        must change nothing but through its session.
+        """
+        attempts_left = CONFLICT_ATTEMPTS
+        while True:
+            attempts_left -= 1
+            try:
+                with self.writing() as session:
+                    return work(session)
+            except TransactionConflict:
+                if attempts_left == 0:
+                    raise
+                time.sleep(_wait_seconds(CONFLICT_ATTEMPTS - attempts_left))
+
+    def _begin(self, session: Session, purpose: str) -> None:
+        """Nothing has been done yet, so what fails here is tried again for a while."""
+        give_up_at = time.monotonic() + BEGIN_PATIENCE_SECONDS[purpose]
+        attempt = 0
+        while True:
+            try:
+                connection = session.connection()
+                if purpose == "writing" and connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(POSTGRESQL_BEGIN_WRITING)
+                return
+            except OperationalError as error:
+                session.rollback()
+                attempt += 1
+                wait = _wait_seconds(attempt)
+                if not _may_pass(error) or time.monotonic() + wait > give_up_at:
+                    raise
+                time.sleep(wait)
+
+    def _commit(self, session: Session) -> None:
+        """What the database refuses was not committed; where no answer came, nobody here knows."""
+        session.flush()
+        try:
+            session.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated or UNKNOWN_ON_SQLITE in str(error.orig):
+                raise CommitUnknown(_shown(self.engine), _problem(error)) from error
+            raise
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -133,10 +222,33 @@ def _database_trouble(engine: Engine) -> Iterator[None]:
     except OUR_OWN_BUGS:
         raise
     except (DatabaseError, InterfaceError, PoolTimeout) as error:
-        url, problem = engine.url.render_as_string(hide_password=True), _problem(error)
+        url, problem = _shown(engine), _problem(error)
         if any(words in problem for words in FULL):
             raise RegistryFull(url) from error
+        if isinstance(error, DBAPIError) and (error.connection_invalidated or _sqlstate(error) in CONFLICTS):
+            raise TransactionConflict(url, problem) from error
         raise RegistryUnavailable(url, problem) from error
+
+
+def _may_pass(error: OperationalError) -> bool:
+    """Whether a server that cannot be reached, or had no connection left, may take us in a moment.
+
+    SQLite has waited for `BUSY_TIMEOUT_MS` by itself, and a file that cannot be opened stays so.
+    """
+    return type(error.orig).__module__.startswith("psycopg")
+
+
+def _wait_seconds(attempt: int) -> float:
+    """Doubling waits with jitter, so that two that met do not meet again in step."""
+    return min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt) * random.uniform(0.5, 1.0)
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _shown(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)
 
 
 def _problem(error: SQLAlchemyError) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
 from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
 from control_plane.domain.model_version import Digest, ModelVersion, Part
@@ -115,11 +116,16 @@ def check(
     epoch: int | None,
 ) -> Command | None:
     loaded = load(sessions, rollout_id, now=now, live_since=live_since)
+    failpoints.reach("tick.loaded")
     readings = () if external is None else external.of(loaded.rollout, generation=loaded.generation)
     judged = judge_evidence(loaded, log, readings)
+    failpoints.reach("tick.judged")
     verdict = None if judged is None else judged.verdict
     decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=now)
-    return apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
+    failpoints.reach("tick.decided")
+    command = apply(sessions, loaded, judged, decision, now=now, epoch=epoch)
+    failpoints.reach("tick.applied")
+    return command
 
 
 def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since: datetime) -> Loaded:

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 MAX_DETAIL = 2_000  # characters: a message repeats what it was given, and that may be megabytes
 RETRY_AFTER_SECONDS = "1"
+UNKNOWN = (
+    "the registry was lost while it committed: whether the change was made is not known; look before you ask again"
+)
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words
 NO_JSON = "cannot be read as JSON in UTF-8"
 
@@ -43,6 +46,8 @@ STATUS_OF: dict[type[Exception], HTTPStatus] = {
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.MissingReason: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NothingServed: HTTPStatus.NOT_FOUND,
+    errors.InputsPruned: HTTPStatus.GONE,
     errors.LogUnavailable: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.RegistryFull: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -111,13 +116,15 @@ def install(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> Response:
-    kind = next(base for base in type(error).__mro__ if base in STATUS_OF)
-    status = STATUS_OF[kind]
+    status = _status_of(request, error)
     condition = _kebab(type(error).__name__)
     match error:
         case errors.RegistryFull():
             log.error("%s", error)
             return problem(status, condition, "the registry's disk is full; nothing was changed")
+        case errors.CommitUnknown():
+            log.error("%s", error)
+            return problem(status, condition, UNKNOWN)
         case errors.RegistryUnavailable():
             log.error("registry unavailable: %s", error)
             headers = {"Retry-After": RETRY_AFTER_SECONDS}
@@ -126,6 +133,13 @@ async def _known(request: Request, error: Exception) -> Response:
             return problem(status, condition, str(error), headers={"WWW-Authenticate": "Bearer"})
         case _:
             return problem(status, condition, str(error), _members(error))
+
+
+def _status_of(request: Request, error: Exception) -> HTTPStatus:
+    """A stale `If-Match` is a precondition that failed; a stale `seen_generation` in the body is a conflict."""
+    if isinstance(error, errors.StaleGeneration) and request.headers.get("if-match", "*").strip() != "*":
+        return HTTPStatus.PRECONDITION_FAILED
+    return STATUS_OF[next(base for base in type(error).__mro__ if base in STATUS_OF)]
 
 
 def _members(error: Exception) -> dict[str, object]:

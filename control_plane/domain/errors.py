@@ -186,6 +186,21 @@ class RegistryFull(RegistryUnavailable):
         super().__init__(url, "its disk is full")
 
 
+class TransactionConflict(RegistryUnavailable):
+    """Another writer came in between, or the connection was lost before the commit: the same may be asked again."""
+
+
+class CommitUnknown(RegistryUnavailable):
+    """The connection was lost while the database committed: the change was made whole, or not at all."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(url, problem)
+        self.args = (
+            f"registry at {url}: {problem}, while it committed; whether the change was made is not known: "
+            "look before you ask again",
+        )
+
+
 class Unauthenticated(ControlPlaneError):
     """No operator's token came with the request."""
 
@@ -241,3 +256,48 @@ class KeyReused(ControlPlaneError):
     def __init__(self, key: str) -> None:
         self.key = key
         super().__init__(f"Idempotency-Key {key!r} was used for another request; a new request needs a new key")
+
+
+class NothingServed(ControlPlaneError):
+    """A surface served nothing yet at the moment that was asked for."""
+
+    def __init__(self, surface: str, *, at: str) -> None:
+        self.surface = surface
+        self.at = at
+        super().__init__(f"{surface} served nothing yet at {at}")
+
+
+class InputsPruned(ControlPlaneError):
+    """What a judge saw was removed by retention; the verdict itself stands, and cannot be judged again."""
+
+    def __init__(self, verdict_id: int, *, day: str) -> None:
+        self.verdict_id = verdict_id
+        self.day = day
+        super().__init__(f"the inputs of verdict {verdict_id} were pruned on {day}; it cannot be judged again")
+
+
+class BackupFailed(ControlPlaneError):
+    """A backup could not be written; nothing of it was left behind."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"backup to {path}: {problem}; nothing was kept of it")
+
+
+class InvalidBackup(ControlPlaneError):
+    """A folder that holds no whole backup, or one that does not fit here."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}; nothing was restored")
+
+
+class TargetNotEmpty(ControlPlaneError):
+    """A restore would replace what a registry holds."""
+
+    def __init__(self, url: str, *, rows: int) -> None:
+        self.url = url
+        self.rows = rows
+        super().__init__(f"registry at {url}: holds {rows} rows already; to replace them, restore with --replace")

@@ -298,12 +298,27 @@ class IdempotencyRow(Base):
 
 
 class VerdictInputsRow(Base):
-    """What a judge saw, kept once per content."""
+    """What a judge saw, kept once per content; `content` is empty once retention has pruned it."""
 
     __tablename__ = "verdict_inputs"
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     content: Mapped[bytes] = mapped_column(LargeBinary)
+    pruned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class RetentionPassRow(Base):
+    """What was pruned when. One without `finished_at` is never committed: it opens the triggers to its transaction."""
+
+    __tablename__ = "retention_pass"
+
+    pass_id: Mapped[int] = mapped_column(primary_key=True)
+    by: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    what: Mapped[str] = mapped_column(NAME)
+    rows: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class VerdictRow(Base):

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations import append_only
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -74,25 +76,35 @@ def upgrade() -> None:
         sqlite_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
         postgresql_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
     )
-    with op.batch_alter_table("outbox") as outbox:
-        outbox.add_column(sa.Column("ordering_key", sa.Text(), nullable=True))
-    with op.batch_alter_table("history") as history:
-        history.add_column(sa.Column("evidence_digest", sa.String(length=71), nullable=True))
+    op.create_table(
+        "retention_pass",
+        sa.Column("pass_id", sa.Integer(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("what", sa.String(length=64), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("pass_id", name="pk_retention_pass"),
+    )
+    op.add_column("verdict_inputs", sa.Column("pruned_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("outbox", sa.Column("ordering_key", sa.Text(), nullable=True))
+    op.add_column("history", sa.Column("evidence_digest", sa.String(length=71), nullable=True))
     op.drop_index("uq_rollout_surface_active", "rollout")
-    with op.batch_alter_table("rollout") as rollout:
-        rollout.add_column(sa.Column("acknowledged_at", sa.DateTime(timezone=True), nullable=True))
-        rollout.add_column(sa.Column("weight_bp", sa.Integer(), nullable=True))
+    op.add_column("rollout", sa.Column("acknowledged_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("rollout", sa.Column("weight_bp", sa.Integer(), nullable=True))
     op.create_index(
         "uq_rollout_surface_active", "rollout", ["surface"], unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE
     )
+    append_only.protect(op.get_bind())
 
 
 def downgrade() -> None:
+    append_only.unprotect(op.get_bind())
     op.drop_index("uq_rollout_surface_active", "rollout")
     op.execute("UPDATE rollout SET phase = 'rolled_back', next_check_at = NULL WHERE phase = 'queued'")
-    with op.batch_alter_table("rollout") as rollout:
-        rollout.drop_column("weight_bp")
-        rollout.drop_column("acknowledged_at")
+    for column in ("weight_bp", "acknowledged_at"):  # a batch would drop the table that verdicts refer to
+        op.drop_column("rollout", column)
     op.create_index(
         "uq_rollout_surface_active",
         "rollout",
@@ -101,10 +113,10 @@ def downgrade() -> None:
         sqlite_where=ACTIVE_BEFORE,
         postgresql_where=ACTIVE_BEFORE,
     )
-    with op.batch_alter_table("history") as history:
-        history.drop_column("evidence_digest")
-    with op.batch_alter_table("outbox") as outbox:
-        outbox.drop_column("ordering_key")
+    op.drop_column("history", "evidence_digest")
+    op.drop_column("outbox", "ordering_key")
+    op.drop_column("verdict_inputs", "pruned_at")
+    op.drop_table("retention_pass")
     op.drop_table("webhook_delivery")
     op.drop_table("webhook_subscriber")
     op.drop_table("idempotency")

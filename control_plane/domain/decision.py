@@ -7,21 +7,35 @@ from typing import assert_never
 
 from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.plan import DIRECTION_OF, Metric, OnMissing
-from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.rollout import GROWING, Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Blame, Finding, Outcome, Rule, Verdict
 
+ACKNOWLEDGED_SHARE = 0.95  # of the live runtimes: one that hangs must not hold up a fleet of many
 EXPIRY_FLOOR = -0.20  # an expired candidate stays only if no gate's interval reaches below this effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readiness:
-    """What only the outside knows: has the surface graph opened, have the runtimes loaded the candidate."""
+    """What only the outside knows: has the surface graph opened, what do runtimes have, does a freeze stand.
+
+    `acknowledged_runtimes` serve the stage's generation or a later one. `frozen` says who froze the surface and why,
+    empty where nobody did. Until `cools_until` something of the candidate was rolled back too lately.
+    """
 
     may_start: bool = True
     blocked_by: str = ""
     live_runtimes: int = 0
     loaded_runtimes: int = 0
+    acknowledged_runtimes: int = 0
+    frozen: str = ""
+    frozen_until: datetime | None = None
+    cools_until: datetime | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether nearly all live runtimes serve the stage; never where none is."""
+        return 0 < self.live_runtimes * ACKNOWLEDGED_SHARE <= self.acknowledged_runtimes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,21 +51,43 @@ def decide(rollout: Rollout, verdict: Verdict | None, *, readiness: Readiness, n
     """Return what to do next. Without a verdict nothing grows; a verdict to roll back is never delayed."""
     if verdict is not None and verdict.outcome is Outcome.ROLL_BACK:
         return Decision(command=Command.ROLL_BACK, reason=verdict.reason)
+    wanted = _wanted(rollout, verdict, readiness, now)
+    if wanted.command in GROWING and readiness.frozen:
+        return Decision(command=None, reason=f"frozen by {readiness.frozen}", until=readiness.frozen_until)
+    return wanted
+
+
+def _wanted(rollout: Rollout, verdict: Verdict | None, readiness: Readiness, now: datetime) -> Decision:
     match rollout.phase:
+        case Phase.QUEUED:
+            return Decision(command=None, reason="queued; waiting for the surface to be free")
         case Phase.PENDING:
-            return _start(readiness)
+            return _start(readiness, now)
         case Phase.WARMING:
             return _warm(readiness)
         case Phase.SHADOW | Phase.RAMPING | Phase.WATCHING:
-            return _move(rollout, verdict, now)
+            return _move(rollout, verdict, readiness, now)
         case Phase.HELD:
-            return _expired(rollout, verdict, now) or Decision(command=None, reason="held; waiting for a person")
+            return _expired(rollout, verdict, now) or Decision(
+                command=None, reason="held; waiting for a person", until=expires_at(rollout)
+            )
         case Phase.EXPIRED:
             return Decision(command=None, reason="expired; waiting for a person to resume or roll back")
         case Phase.DONE | Phase.ROLLED_BACK:
             return Decision(command=None, reason="finished")
         case phase:
             assert_never(phase)
+
+
+def expires_at(rollout: Rollout) -> datetime | None:
+    """When the stage or the rollout runs out of time; None where no limit is set, as for a watch without one."""
+    step = rollout.standing_step
+    if rollout.serving_phase not in (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING):
+        return None
+    stage_ends = rollout.entered_at + timedelta(seconds=rollout.plan.longest_stage_seconds(rollout.step))
+    if rollout.serving_phase is Phase.WATCHING:
+        return stage_ends if step is not None and step.max_seconds is not None else None
+    return min(stage_ends, _total_ends(rollout))
 
 
 def parts_to_quarantine(
@@ -77,10 +113,13 @@ def parts_to_quarantine(
     return tuple([part for part in suspects if candidate.digest_of_part(part) not in sound][:1])
 
 
-def _start(readiness: Readiness) -> Decision:
-    if readiness.may_start:
-        return Decision(command=Command.START, reason="the way is free")
-    return Decision(command=None, reason=f"waiting for {readiness.blocked_by}")
+def _start(readiness: Readiness, now: datetime) -> Decision:
+    if not readiness.may_start:
+        return Decision(command=None, reason=f"waiting for {readiness.blocked_by}")
+    if readiness.cools_until is not None and now < readiness.cools_until:
+        reason = "cooling down: something of the candidate was rolled back lately"
+        return Decision(command=None, reason=reason, until=readiness.cools_until)
+    return Decision(command=Command.START, reason="the way is free")
 
 
 def _warm(readiness: Readiness) -> Decision:
@@ -97,24 +136,53 @@ def _warm(readiness: Readiness) -> Decision:
     )
 
 
-def _move(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decision:
+def _move(rollout: Rollout, verdict: Verdict | None, readiness: Readiness, now: datetime) -> Decision:
     if (expired := _expired(rollout, verdict, now)) is not None:
         return expired
-    if verdict is None:
-        return Decision(command=None, reason="waiting for the first verdict")
-    if verdict.needs_person:
+    if verdict is not None and verdict.needs_person:
         return Decision(command=Command.HOLD, reason=verdict.reason)
-    baked_at = rollout.entered_at + timedelta(seconds=_bake_seconds(rollout))
-    if not verdict.allows_advance:
-        return Decision(command=None, reason=verdict.reason, until=_latest(baked_at, _resolves_at(verdict, now)))
+    if rollout.stage_began_at is None:
+        return Decision(command=None, reason=_unacknowledged(rollout, readiness), until=expires_at(rollout))
+    baked_at = rollout.stage_began_at + timedelta(seconds=_bake_seconds(rollout))
+    if rollout.is_monitored and (lacking := _lacking(verdict, baked_at, now)) is not None:
+        return lacking
     if now < baked_at:
-        return Decision(command=None, reason="the evidence suffices; baking", until=baked_at)
+        said = "the evidence suffices" if rollout.is_monitored else "an unmonitored step"
+        return Decision(command=None, reason=f"{said}; baking", until=baked_at)
     if (full_at := _full_traffic_allowed_at(rollout)) is not None and now < full_at:
         days = rollout.plan.min_days_before_full
         return Decision(command=None, reason=f"{days} full days must pass before 100 %", until=full_at)
     if rollout.approvals_needed:
-        return Decision(command=None, reason=f"waiting for {rollout.approvals_needed} approval(s)")
-    return Decision(command=Command.ADVANCE, reason=verdict.reason)
+        return Decision(command=None, reason=_unapproved(rollout), until=expires_at(rollout))
+    return Decision(command=Command.ADVANCE, reason=_grounds(rollout, verdict))
+
+
+def _unacknowledged(rollout: Rollout, readiness: Readiness) -> str:
+    if readiness.live_runtimes == 0:
+        return "waiting for a runtime: none has reported lately"
+    served = f"{readiness.acknowledged_runtimes} of {readiness.live_runtimes} runtimes"
+    return f"{served} serve generation {rollout.stage_generation}; the stage begins with {ACKNOWLEDGED_SHARE:.0%}"
+
+
+def _lacking(verdict: Verdict | None, baked_at: datetime, now: datetime) -> Decision | None:
+    if verdict is None:
+        return Decision(command=None, reason="waiting for the first verdict")
+    if verdict.allows_advance:
+        return None
+    return Decision(command=None, reason=verdict.reason, until=_latest(baked_at, _resolves_at(verdict, now)))
+
+
+def _unapproved(rollout: Rollout) -> str:
+    needed, step = rollout.approvals_needed, rollout.standing_step
+    whose = f" from {step.approval_group}" if step is not None and step.approval_group else ""
+    where = "" if rollout.is_monitored else " of this unmonitored step"
+    return f"waiting for {needed} approval{'s' if needed > 1 else ''}{whose}{where}"
+
+
+def _grounds(rollout: Rollout, verdict: Verdict | None) -> str:
+    if rollout.is_monitored:
+        return verdict.reason if verdict is not None else ""
+    return f"an unmonitored step, let go on by {', '.join(sorted(rollout.approvals))}"
 
 
 def _bake_seconds(rollout: Rollout) -> float:
@@ -126,20 +194,20 @@ def _bake_seconds(rollout: Rollout) -> float:
 def _full_traffic_allowed_at(rollout: Rollout) -> datetime | None:
     if rollout.phase is Phase.WATCHING or rollout.next_share_bp < FULL_TRAFFIC_BP or rollout.started_at is None:
         return None
-    return rollout.started_at + timedelta(days=rollout.plan.min_days_before_full)
+    return rollout.counted_from + timedelta(days=rollout.plan.min_days_before_full)
+
+
+def _total_ends(rollout: Rollout) -> datetime:
+    return rollout.counted_from + timedelta(seconds=rollout.plan.max_total_seconds)
 
 
 def _expired(rollout: Rollout, verdict: Verdict | None, now: datetime) -> Decision | None:
     """A stage or rollout past its longest duration expires; it never ships on 'inconclusive'."""
-    if rollout.serving_phase is Phase.WATCHING or rollout.serving_phase is Phase.WARMING:
-        return None
-    started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
-    over_stage = now >= rollout.entered_at + timedelta(seconds=rollout.plan.max_stage_seconds)
-    over_total = now >= started_at + timedelta(seconds=rollout.plan.max_total_seconds)
-    if not (over_stage or over_total):
+    ends = expires_at(rollout)
+    if ends is None or now < ends:
         return None
     worst = _worst_effect(verdict) if verdict is not None else None
-    what = "the rollout" if over_total else "this stage"
+    what = "the rollout" if now >= _total_ends(rollout) else "this stage"
     if rollout.candidate_bp and (worst is None or worst <= EXPIRY_FLOOR):
         return Decision(command=Command.ROLL_BACK, reason=f"{what} ran out of time, and a large loss is possible")
     return Decision(command=Command.EXPIRE, reason=f"{what} ran out of time without an answer")

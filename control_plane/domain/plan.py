@@ -246,6 +246,11 @@ class RolloutPlan:
     def guardrail(self, metric: Metric) -> GuardrailPlan | None:
         return next((guardrail for guardrail in self.guardrails if guardrail.metric is metric), None)
 
+    def longest_stage_seconds(self, step: int) -> float:
+        """How long a stage may last; `step` is −1 in the shadow."""
+        own = self.steps[step].max_seconds if step >= 0 else None
+        return self.max_stage_seconds if own is None else own
+
     def windows_ms(self) -> dict[Label, int]:
         """Attribution window per label, for every label: unguarded ones mature with clicks."""
         click = self.guardrail(Metric.CTR)

@@ -118,7 +118,7 @@ def _verdict_of(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdic
             return _in_ramp(look, case, compared)
         case Phase.WATCHING:
             return _in_watch(look, case, compared)
-        case Phase.PENDING | Phase.WARMING | Phase.DONE | Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
+        case Phase.QUEUED | Phase.PENDING | Phase.WARMING | Phase.DONE | Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
             nothing = Evidence(look=look, findings=())
             return _verdict(nothing, Ruling.hold(Rule.INSUFFICIENT, f"{look.stage.phase}: nothing to judge"))
         case phase:

@@ -212,7 +212,7 @@ class Look:
             stable_G, candidate_G = self.totals_MGA[matured].T
             rate_G = divide(self.totals_MGA[measure, :, Arm.STABLE].astype(np.float64), stable_G.astype(np.float64))
             pace_G = (stable_G + candidate_G) / max(self.seconds_since_start, 1.0)
-            left = max(0.0, self.plan.max_stage_seconds - self.seconds_in_stage)
+            left = max(0.0, self.plan.longest_stage_seconds(self.stage.step) - self.seconds_in_stage)
             coming_G = pace_G * left * self.stage.share_bp / FULL_TRAFFIC_BP
             self._expected_by_end[measure] = rate_G * (candidate_G + coming_G)
         return self._expected_by_end[measure]

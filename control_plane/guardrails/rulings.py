@@ -180,7 +180,7 @@ def drift(alarm: str | None) -> Ruling | None:
 
 def insufficient(evidence: Evidence) -> Ruling | None:
     look = evidence.look
-    if (ruling := _no_stage_traffic(look)) is not None:
+    if (ruling := _no_stage_traffic(look) or _too_few_impressions(look)) is not None:
         return ruling
     broken = [finding for finding in _open_gates(evidence) if finding.answer is Answer.ERROR]
     if broken:
@@ -200,7 +200,7 @@ def nothing_watched(evidence: Evidence) -> Ruling | None:
     look = evidence.look
     clicks, wanted = stage_clicks(look), look.plan.judge.min_conversions
     if clicks >= wanted:
-        return None
+        return _too_few_impressions(look)
     seconds = look.seconds_until_count(clicks, clicks, wanted)
     reason = f"{clicks} of {wanted} matured clicks of the candidate at full traffic"
     return Ruling.hold(Rule.INSUFFICIENT, reason, seconds=seconds)
@@ -279,6 +279,16 @@ def _no_stage_traffic(look: Look) -> Ruling | None:
         return None
     weight = percent(look.stage.share_bp / 10_000, signed=False)
     return Ruling.hold(Rule.INSUFFICIENT, f"no matured impression of the candidate yet under its weight of {weight}")
+
+
+def _too_few_impressions(look: Look) -> Ruling | None:
+    """The plan may ask for more of a step than its gates need."""
+    have, wanted = stage_impressions(look), look.plan.steps[look.stage.step].min_impressions
+    if have >= wanted:
+        return None
+    seconds = look.seconds_until_count(have, have, wanted)
+    reason = f"{have} of the {wanted} matured impressions that this step asks for"
+    return Ruling.hold(Rule.INSUFFICIENT, reason, seconds=seconds)
 
 
 def _open_gates(evidence: Evidence) -> list[Finding]:

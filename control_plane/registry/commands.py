@@ -104,7 +104,7 @@ def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> Surfa
             )
         case Phase.DONE:
             return replace(base, rollout_id=None, stable=rollout.candidate, last_proven=before.stable)
-        case Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
+        case Phase.QUEUED | Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
             raise AssertionError(f"{rollout.serving_phase} is no serving phase of a rollout that goes on")
 
 

@@ -143,7 +143,9 @@ def _ending(phase: Phase, verdict: Verdict) -> Ending:
             return Ending.ROLLED_BACK if verdict.outcome is Outcome.ROLL_BACK else Ending.TIMED_OUT
         case Phase.HELD:
             return Ending.HELD
-        case Phase.PENDING | Phase.WARMING | Phase.SHADOW | Phase.RAMPING | Phase.WATCHING | Phase.EXPIRED:
+        case Phase.QUEUED | Phase.PENDING | Phase.WARMING | Phase.SHADOW:
+            return Ending.TIMED_OUT
+        case Phase.RAMPING | Phase.WATCHING | Phase.EXPIRED:
             return Ending.TIMED_OUT
         case phase:
             assert_never(phase)
@@ -172,18 +174,22 @@ def _in_shadow(plan: RolloutPlan, now: datetime) -> Rollout:
         stage_generation=1,
     )
     warming = apply(rollout, Command.START, now=now, by=REHEARSER)
-    return apply(warming, Command.ADVANCE, now=now, by=REHEARSER)
+    return replace(apply(warming, Command.ADVANCE, now=now, by=REHEARSER), acknowledged_at=now)
 
 
 def _approved(rollout: Rollout, now: datetime) -> Rollout:
-    for number in range(rollout.approvals_needed if rollout.phase is Phase.RAMPING else 0):
-        rollout = apply(rollout, Command.APPROVE, now=now, by=f"{REHEARSER} {number}")
+    is_ramp, step = rollout.phase in (Phase.RAMPING, Phase.WATCHING), rollout.standing_step
+    groups = frozenset({step.approval_group}) if step is not None else frozenset()
+    for number in range(rollout.approvals_needed if is_ramp else 0):
+        by = f"{REHEARSER} {number}"
+        rollout = apply(rollout, Command.APPROVE, now=now, by=by, reason="rehearsed", groups=groups)
     return rollout
 
 
 def _moved(rollout: Rollout, command: Command, generation: int, now: datetime) -> Rollout:
+    """What is rehearsed serves at once, so that every stage is acknowledged as it begins."""
     after = apply(rollout, command, now=now, by=REHEARSER)
-    return replace(after, stage_generation=generation) if command is Command.ADVANCE else after
+    return replace(after, stage_generation=generation, acknowledged_at=now) if command is Command.ADVANCE else after
 
 
 def _ms(at: datetime) -> int:

@@ -143,6 +143,23 @@ def test_a_few_clicks_are_insufficient_and_counted() -> None:
     assert verdict.seconds_to_resolve is not None
 
 
+def test_a_step_may_ask_for_more_impressions_than_its_gates_need() -> None:
+    moments = simulated_moments(np.random.default_rng(1), impressions=600_000)
+    served = int(moments.sums_of(Measure.MATURED_CLICK)[0, :, Arm.CANDIDATE].sum())
+
+    def asking_for(min_impressions: int) -> Verdict:
+        plan, stage = a_judged_plan(judge=LENIENT, calibration=WIDE), a_stage()
+        steps = tuple(replace(step, min_impressions=min_impressions) for step in plan.steps)
+        return judge(replace(plan, steps=steps), stage, moments, a_health())
+
+    more = asking_for(served + 1)
+
+    assert asking_for(served).outcome is Outcome.ADVANCE
+    assert (more.outcome, more.rule) == (Outcome.HOLD, Rule.INSUFFICIENT)
+    assert more.reason == f"{served} of the {served + 1} matured impressions that this step asks for"
+    assert more.seconds_to_resolve is not None
+
+
 def test_too_few_users_are_insufficient_whatever_they_did() -> None:
     moments = replace(simulated_moments(np.random.default_rng(1), impressions=600_000), users_A=(60_000, 999), draws=())
 

@@ -48,6 +48,7 @@ BEGIN_PATIENCE_SECONDS = {"reading": 0.5, "writing": 3.0}  # a server that resta
 CONFLICT_ATTEMPTS = 5
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.02, 0.5
 CONFLICTS = ("40001", "40P01", "55P03")  # PostgreSQL: not serialisable, deadlock, lock not had in time
+ENDED_WHILE_IDLE = "25P03"  # PostgreSQL: the server rolled back, having waited too long for the next statement
 # A server or network that went away silently is noticed within about ten seconds, not after TCP's quarter of an hour.
 POSTGRESQL_CONNECT = {
     "connect_timeout": 5,
@@ -71,7 +72,8 @@ def make_engine(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql+psycopg://…`; connects to nothing yet."""
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, connect_args=POSTGRESQL_CONNECT)
+        unless_told = {name: value for name, value in POSTGRESQL_CONNECT.items() if name not in parsed.query}
+        return create_engine(parsed, pool_pre_ping=True, connect_args=unless_told)
     if parsed.database and not parsed.database.startswith((":memory:", "file:")):
         _make_folder(Path(parsed.database).parent, shown_url=parsed.render_as_string(hide_password=True))
     engine = create_engine(parsed)
@@ -153,7 +155,8 @@ class Sessions:
         try:
             session.commit()
         except DBAPIError as error:
-            if error.connection_invalidated or UNKNOWN_ON_SQLITE in str(error.orig):
+            is_lost = error.connection_invalidated and _sqlstate(error) != ENDED_WHILE_IDLE
+            if is_lost or UNKNOWN_ON_SQLITE in str(error.orig):
                 raise CommitUnknown(_shown(self.engine), _problem(error)) from error
             raise
 

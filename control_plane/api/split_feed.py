@@ -1,42 +1,52 @@
 """What serves now, as runtimes read it: one snapshot for pollers, and a feed that wakes streams when it changed.
 
 Each process polls the registry for itself, so a change written by any replica, scheduler or person reaches
-every stream within a poll, whatever database lies below.
+every stream within a poll, whatever database lies below. Where the database notifies, a change is read at once, and
+polls are only for notifications that were lost and for leases that were renewed.
 """
 
 import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import anyio
 from anyio import to_thread
 from sqlalchemy.orm import Session
 
+from control_plane.api.schemas import SplitsOut
 from control_plane.clock import Clock
 from control_plane.domain.errors import RegistryUnavailable
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.split import Split
 from control_plane.registry import model_versions, surfaces
+from control_plane.registry.notifications import Listener
 from control_plane.registry.session import Sessions
 from control_plane.registry.surfaces import SurfaceState
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # a bad candidate must be off every surface within a second, network and all
+POLL_BENEATH_SECONDS = 0.5  # the same, where notifications come and one was lost
+PAUSE_SECONDS = 0.01  # between two reads, however fast changes come
 BACKOFF_SECONDS = 1.0  # while the registry does not answer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """`etag` changes with a generation, a renewed lease or a moved artifact, and not because seconds tick."""
 
     etag: str
     splits: tuple[Split, ...]
     artifact_uris: dict[VersionId, str]
+
+    @cached_property
+    def body(self) -> str:
+        """JSON, rendered once for all who read it."""
+        return SplitsOut.of(self.splits, self.artifact_uris).model_dump_json()
 
 
 def etag_of(states: list[SurfaceState], artifact_uris: Mapping[VersionId, str]) -> str:
@@ -66,18 +76,37 @@ class SplitFeed:
         self._latest: Snapshot | None = None
         self._changed = asyncio.Event()  # replaced at each change
         self._wanted = asyncio.Event()
+        self._notified = asyncio.Event()
         self._lock = asyncio.Lock()
+        self._next_read: asyncio.Task[Snapshot] | None = None  # one that has not begun
         self._thread = anyio.CapacityLimiter(1)  # its own: writers that wait for the registry take the common ones
         self.listeners = 0
 
     @asynccontextmanager
     async def polling(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._poll())
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._notified.set)
+
+        listener = Listener(self._sessions, wake)
+        listener.start()
+        task = asyncio.create_task(self._poll(listener))
         try:
             yield
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await to_thread.run_sync(listener.stop)
+
+    async def current(self) -> Snapshot:
+        """What is found by a read that begins after this call, so that its seconds count from the question.
+
+        All who ask before that read begins share it: a thousand runtimes that ask at once cost the registry two.
+        """
+        if self._next_read is None:
+            self._next_read = asyncio.create_task(self._read(unless=None))
+        return await asyncio.shield(self._next_read)
 
     async def follow(self) -> AsyncGenerator[Snapshot, None]:
         """The present snapshot, then each later one; those that came while the caller was busy are skipped."""
@@ -112,12 +141,13 @@ class SplitFeed:
             if self.listeners == 0:
                 self._wanted.clear()
 
-    async def _poll(self) -> None:
+    async def _poll(self, listener: Listener) -> None:
         while True:
             await self._wanted.wait()
+            self._notified.clear()  # what is notified from here on is read after this
             try:
                 await self._read(unless=None if self._latest is None else self._latest.etag)
-                await asyncio.sleep(POLL_SECONDS)
+                await self._until_next_poll(POLL_BENEATH_SECONDS if listener.is_listening else POLL_SECONDS)
             except RegistryUnavailable as error:
                 log.warning("the splits cannot be read; runtimes keep what they have: %s", error)
                 await asyncio.sleep(BACKOFF_SECONDS)
@@ -125,13 +155,22 @@ class SplitFeed:
                 log.exception("the splits cannot be read; runtimes keep what they have")
                 await asyncio.sleep(BACKOFF_SECONDS)
 
+    async def _until_next_poll(self, seconds: float) -> None:
+        await asyncio.sleep(PAUSE_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._notified.wait(), seconds - PAUSE_SECONDS)
+
     async def _read(self, *, unless: str | None) -> Snapshot:
         async with self._lock:
+            if unless is None:
+                self._next_read = None
             snapshot = await to_thread.run_sync(partial(self._load, unless), limiter=self._thread)
             if snapshot is not None:
+                is_news = self._latest is None or self._latest.etag != snapshot.etag
                 self._latest = snapshot
-                self._changed.set()
-                self._changed = asyncio.Event()
+                if is_news:
+                    self._changed.set()
+                    self._changed = asyncio.Event()
             assert self._latest is not None
             return self._latest
 

@@ -3,14 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response, status
+from fastapi import APIRouter, Header, Response, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from control_plane import failpoints
-from control_plane.api.deps import Feed, Sessions, parts_of
+from control_plane.api.deps import Feed
 from control_plane.api.errors import documented
 from control_plane.api.schemas import SplitsOut
-from control_plane.api.split_feed import read_snapshot
 
 router = APIRouter(prefix="/v1/splits", tags=["splits"])
 
@@ -24,21 +23,17 @@ RETRY_MS = 500  # a client that lost its stream comes back after this long
     response_model=SplitsOut,
     responses={**documented(), 304: {"description": "Nothing changed and no lease was renewed"}},
 )
-def read_splits(
-    request: Request,
-    response: Response,
-    sessions: Sessions,
+async def read_splits(
+    feed: Feed,
     if_none_match: Annotated[str | None, Header(description="the ETag of the answer last seen")] = None,
-) -> SplitsOut | Response:
+) -> Response:
     """The ETag changes with a generation, a renewed lease or a moved artifact, not with the seconds that are left."""
-    known = _known_etag(if_none_match)
-    with sessions.reading() as session:
-        snapshot = read_snapshot(session, parts_of(request).clock, unless=known)
-    if snapshot is None:
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers={"ETag": f'"{known}"'})
-    response.headers["ETag"] = f'"{snapshot.etag}"'
-    response.headers["Cache-Control"] = "no-cache"
-    return SplitsOut.of(snapshot.splits, snapshot.artifact_uris)
+    snapshot = await feed.current()
+    headers = {"ETag": f'"{snapshot.etag}"'}
+    if snapshot.etag == _known_etag(if_none_match):
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    headers["Cache-Control"] = "no-cache"
+    return Response(snapshot.body, headers=headers, media_type="application/json")
 
 
 @router.get(
@@ -51,8 +46,7 @@ async def follow_splits(feed: Feed) -> AsyncIterator[ServerSentEvent]:
     """Event `splits`, with the same body as `GET /v1/splits`: on connecting, after each change, after each renewed
     lease. The event id is the ETag. A slow reader skips snapshots and gets the latest."""
     async for snapshot in feed.follow():
-        body = SplitsOut.of(snapshot.splits, snapshot.artifact_uris)
-        yield ServerSentEvent(event=EVENT, id=snapshot.etag, raw_data=body.model_dump_json(), retry=RETRY_MS)
+        yield ServerSentEvent(event=EVENT, id=snapshot.etag, raw_data=snapshot.body, retry=RETRY_MS)
         failpoints.reach("split.pushed")
 
 

@@ -11,7 +11,7 @@ from control_plane import failpoints
 from control_plane.domain.errors import StaleGeneration
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Rollout
-from control_plane.registry import history, outbox
+from control_plane.registry import history, notifications, outbox
 from control_plane.registry.surfaces import SurfaceState, get, state_of
 from control_plane.registry.tables import SplitRow, SurfaceRow
 
@@ -73,6 +73,7 @@ def change(
     failpoints.reach("change.history_written")
     _write_split(session, after, cause, None if becomes is None else becomes.rollout_id)
     session.flush()
+    notifications.notify(session)
     failpoints.reach("change.outbox_written")
     return after
 

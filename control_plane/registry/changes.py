@@ -11,7 +11,7 @@ from control_plane import failpoints
 from control_plane.domain.errors import StaleGeneration
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Rollout
-from control_plane.registry import history, notifications, outbox
+from control_plane.registry import announcements, history, notifications, outbox
 from control_plane.registry.surfaces import SurfaceState, get, state_of
 from control_plane.registry.tables import SplitRow, SurfaceRow
 
@@ -72,6 +72,7 @@ def change(
     _write_history(session, before, after, cause, was=was, becomes=becomes)
     failpoints.reach("change.history_written")
     _write_split(session, after, cause, None if becomes is None else becomes.rollout_id)
+    _announce(session, after, cause, was=was, becomes=becomes)
     session.flush()
     notifications.notify(session)
     failpoints.reach("change.outbox_written")
@@ -164,6 +165,22 @@ def _write_split(session: Session, after: SurfaceState, cause: Cause, rollout_id
             "rollout_id": rollout_id,
             "verdict_id": cause.verdict_id,
         },
+    )
+
+
+def _announce(
+    session: Session, after: SurfaceState, cause: Cause, *, was: Rollout | None, becomes: Rollout | None
+) -> None:
+    announcements.rollout_moved(
+        session,
+        was,
+        becomes,
+        generation=after.generation,
+        command=cause.command,
+        by=cause.by,
+        reason=cause.reason,
+        verdict_id=cause.verdict_id,
+        at=cause.now,
     )
 
 

@@ -11,7 +11,7 @@ from control_plane import failpoints
 from control_plane.domain.errors import NoSafeVersion, Quarantined, UnknownName
 from control_plane.domain.model_version import Digest, Surface, VersionId
 from control_plane.domain.rollout import Command, Rollout, apply
-from control_plane.registry import model_versions, rollout_rows
+from control_plane.registry import announcements, model_versions, rollout_rows
 from control_plane.registry.changes import Cause, change
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import QuarantineRow
@@ -61,7 +61,10 @@ def confine(session: Session, digests: Iterable[Digest], *, by: str, reason: str
     held = {row.digest for row in _active(session)}
     for digest in digests:
         if digest not in held:
-            session.add(QuarantineRow(digest=digest, at=now, by=by, reason=reason))
+            row = QuarantineRow(digest=digest, at=now, by=by, reason=reason)
+            session.add(row)
+            session.flush()
+            _announce(session, row, by=by, reason=reason, at=now, is_released=False)
     session.flush()
     failpoints.reach("quarantine.confined")
 
@@ -73,6 +76,7 @@ def release(session: Session, digest: Digest, *, by: str, reason: str, now: date
     row.released_at = now
     row.released_by = by
     row.release_reason = reason
+    _announce(session, row, by=by, reason=reason, at=now, is_released=True)
     session.flush()
 
 
@@ -106,6 +110,12 @@ def _move(session: Session, state: SurfaceState, bad: frozenset[VersionId]) -> M
         if active is None:
             ended = rollout_rows.latest_done_with(session, state.surface, state.stable)
     return Move(before=state, after=after, rollout=ended)
+
+
+def _announce(session: Session, row: QuarantineRow, *, by: str, reason: str, at: datetime, is_released: bool) -> None:
+    announcements.quarantined(
+        session, row.quarantine_id, Digest(row.digest), by=by, reason=reason, at=at, is_released=is_released
+    )
 
 
 def _active(session: Session) -> list[QuarantineRow]:

@@ -1,0 +1,79 @@
+"""Events that people subscribe to: where a rollout goes, and what may serve nowhere."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from control_plane.domain.model_version import Digest
+from control_plane.domain.rollout import Phase, Rollout
+from control_plane.registry import outbox
+
+ROLLOUT = "surefoot.rollout"  # and the phase it has come to: surefoot.rollout.held
+QUARANTINED = "surefoot.quarantine.added"
+RELEASED = "surefoot.quarantine.released"
+
+
+def rollout_moved(
+    session: Session,
+    was: Rollout | None,
+    becomes: Rollout | None,
+    *,
+    generation: int,
+    command: str,
+    by: str,
+    reason: str,
+    verdict_id: int | None,
+    at: datetime,
+) -> None:
+    """Tell of a rollout that came to another phase or step, or began anew; of nothing else that happened to it."""
+    if becomes is None or (was is not None and _stage(was) == _stage(becomes)):
+        return
+    outbox.append(
+        session,
+        event_id=f"{becomes.surface}/{generation}/rollout/{becomes.rollout_id}",
+        kind=f"{ROLLOUT}.{becomes.phase.value}",
+        subject=becomes.surface,
+        at=at,
+        data={
+            **_described(becomes),
+            "from": None if was is None else was.phase.value,
+            "generation": generation,
+            "command": command,
+            "by": by,
+            "reason": reason,
+            "verdict_id": verdict_id,
+        },
+    )
+
+
+def quarantined(
+    session: Session, quarantine_id: int, digest: Digest, *, by: str, reason: str, at: datetime, is_released: bool
+) -> None:
+    """Tell that a digest went into quarantine, or out of it again."""
+    outbox.append(
+        session,
+        event_id=f"quarantine/{quarantine_id}/{'released' if is_released else 'added'}",
+        kind=RELEASED if is_released else QUARANTINED,
+        subject=digest,
+        at=at,
+        data={"digest": digest, "by": by, "reason": reason},
+    )
+
+
+def _stage(rollout: Rollout) -> tuple[Phase, int, int]:
+    return rollout.phase, rollout.step, rollout.first_generation
+
+
+def _described(rollout: Rollout) -> dict[str, object]:
+    return {
+        "rollout_id": rollout.rollout_id,
+        "surface": rollout.surface,
+        "stable": rollout.stable,
+        "candidate": rollout.candidate,
+        "plan": rollout.plan.name,
+        "phase": rollout.phase.value,
+        "step": rollout.step,
+        "num_steps": len(rollout.plan.steps),
+        "candidate_bp": 0 if rollout.phase is Phase.ROLLED_BACK else rollout.candidate_bp,
+        "release_id": rollout.release_id,
+    }

@@ -10,7 +10,9 @@ from control_plane.api.errors import Problem
 DESCRIPTION = """Rollout and safety control plane for engagement models.
 
 Errors are problem details (RFC 9457). Where this deployment has tokens, every write needs one. Changes may name the
-generation they act on, in `If-Match` or as `seen_generation`, and are refused with 409 when someone moved first.
+generation they act on, in `If-Match` or as `seen_generation`, and are refused with 412 or 409 when someone moved first.
+A change under an `Idempotency-Key` is carried out once: for 24 hours the same request is answered alike, byte for byte,
+with `Idempotency-Replayed: true`; another request under the key is refused with 422. What was refused may try again.
 """
 WRITES = ("post", "put", "delete", "patch")
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response, status
+from sqlalchemy.orm import Session
 
 from control_plane.api.deps import (
     Id,
@@ -16,6 +17,7 @@ from control_plane.api.deps import (
     seen_generation,
 )
 from control_plane.api.errors import documented, documented_write
+from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import (
     CommandIn,
     Name,
@@ -30,6 +32,7 @@ from control_plane.api.standing import Standing, standing_of
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import RolloutId
 from control_plane.registry import evidence, rollouts
+from control_plane.registry.idempotency import Answer
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
@@ -56,21 +59,24 @@ def list_rollouts(
     "",
     summary="Create a rollout",
     status_code=status.HTTP_201_CREATED,
+    response_model=RolloutOut,
     responses=documented_write(404, 409, 423),
 )
-def create_rollout(
-    body: RolloutIn, sessions: Sessions, operator: Operator, now: Now, live_since: LiveSince, response: Response
-) -> RolloutOut:
+def create_rollout(body: RolloutIn, once: Once, operator: Operator, now: Now, live_since: LiveSince) -> Response:
     """Pending until it is started. A malformed plan answers 422 with the `field`, the `rule` and, of YAML, the `line`.
 
     Answers 409 while the surface is busy with another rollout, 423 if a part of the candidate is quarantined.
     """
     plan = body.read_plan()
-    with sessions.writing() as session:
-        rollout = rollouts.create(session, Surface(body.surface), VersionId(body.candidate), plan, by=operator, now=now)
+    surface, candidate = Surface(body.surface), VersionId(body.candidate)
+
+    def create(session: Session) -> Answer:
+        rollout = rollouts.create(session, surface, candidate, plan, by=operator, now=now)
         standing = standing_of(session, rollout, now=now, live_since=live_since)
-    response.headers["Location"] = f"/v1/rollouts/{rollout.rollout_id}"
-    return _render(standing, response)
+        location = f"/v1/rollouts/{rollout.rollout_id}"
+        return _answer(standing, status=status.HTTP_201_CREATED, location=location)
+
+    return once(create)
 
 
 @router.get("/{rollout_id}", summary="Read a rollout", responses=documented(404))
@@ -79,27 +85,34 @@ def read_rollout(rollout_id: Id, sessions: Sessions, now: Now, live_since: LiveS
     with sessions.reading() as session:
         rollout = rollouts.get(session, RolloutId(rollout_id))
         standing = standing_of(session, rollout, now=now, live_since=live_since)
-    return _render(standing, response)
+    response.headers["ETag"] = generation_tag(standing.generation)
+    return RolloutOut.of_standing(standing)
 
 
-@router.post("/{rollout_id}/commands", summary="Command a rollout", responses=documented_write(404, 409, 423))
+@router.post(
+    "/{rollout_id}/commands",
+    summary="Command a rollout",
+    response_model=RolloutOut,
+    responses=documented_write(404, 409, 412, 423),
+)
 def send_command(
     rollout_id: Id,
     body: CommandIn,
-    sessions: Sessions,
+    once: Once,
     operator: Operator,
     matched: MatchedGeneration,
     now: Now,
     live_since: LiveSince,
-    response: Response,
-) -> RolloutOut:
+) -> Response:
     """Start, advance, hold, resume, approve, expire, roll back or abort.
 
     Answers 409 when the rollout's phase does not take the command, when it would grow without a passing verdict or a
-    reason, or, with `current_generation`, when the surface has moved since the generation that was seen.
-    Rolling back twice is the same as once.
+    reason, or, with `current_generation`, when the surface has moved since `seen_generation`; 412 when it has moved
+    since `If-Match`. Rolling back twice is the same as once.
     """
-    with sessions.writing() as session:
+    seen = seen_generation(matched, body.seen_generation)
+
+    def carry_out(session: Session) -> Answer:
         rollout = rollouts.apply_command(
             session,
             RolloutId(rollout_id),
@@ -107,11 +120,12 @@ def send_command(
             by=operator,
             now=now,
             reason=body.reason,
-            seen_generation=seen_generation(matched, body.seen_generation),
+            seen_generation=seen,
             verdict_id=body.verdict_id,
         )
-        standing = standing_of(session, rollout, now=now, live_since=live_since)
-    return _render(standing, response)
+        return _answer(standing_of(session, rollout, now=now, live_since=live_since))
+
+    return once(carry_out)
 
 
 @router.get("/{rollout_id}/verdicts", summary="List a rollout's verdicts", responses=documented(404))
@@ -123,6 +137,6 @@ def list_verdicts(rollout_id: Id, sessions: Sessions, limit: Limit = 100) -> Ver
     return VerdictsOut(verdicts=[VerdictOut.of(stored) for stored in found])
 
 
-def _render(standing: Standing, response: Response) -> RolloutOut:
-    response.headers["ETag"] = generation_tag(standing.generation)
-    return RolloutOut.of_standing(standing)
+def _answer(standing: Standing, *, status: int = status.HTTP_200_OK, location: str | None = None) -> Answer:
+    told = RolloutOut.of_standing(standing)
+    return answer(told, status=status, location=location, generation=standing.generation)

@@ -2,13 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, status
+from fastapi import APIRouter, Query, Response, status
+from sqlalchemy.orm import Session
 
 from control_plane.api.deps import Now, Operator, Sessions
 from control_plane.api.errors import documented, documented_write
+from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import Name, VersionIn, VersionName, VersionOut, VersionsOut
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.registry import artifacts, model_versions
+from control_plane.registry.idempotency import Answer
 
 router = APIRouter(prefix="/v1/versions", tags=["versions"])
 
@@ -24,17 +27,23 @@ def list_versions(sessions: Sessions, surface: Annotated[Name | None, Query()] =
     "",
     summary="Register a version",
     status_code=status.HTTP_201_CREATED,
+    response_model=VersionOut,
     responses=documented_write(404, 409, 423),
 )
-def register(body: VersionIn, sessions: Sessions, operator: Operator, now: Now) -> VersionOut:
+def register(body: VersionIn, once: Once, operator: Operator, now: Now) -> Response:
     """Reads the artifact folder, and refuses it if any file's bytes are not what its manifest promises.
 
     Registering the same bytes again answers as the first time did.
     """
+    if (replayed := once.replay()) is not None:  # the folder may be gone since
+        return replayed
     manifest = artifacts.verify_artifact(body.folder())
-    with sessions.writing() as session:
+
+    def register_it(session: Session) -> Answer:
         record = model_versions.register(session, manifest, artifact_uri=body.artifact_uri, by=operator, now=now)
-    return VersionOut.of(record)
+        return answer(VersionOut.of(record), status=status.HTTP_201_CREATED)
+
+    return once(register_it)
 
 
 @router.get("/{version_id}", summary="Read a version", responses=documented(404))

@@ -50,7 +50,7 @@ def test_adopting_on_a_stale_generation_tells_the_current_one(deployment: Deploy
 
     answer = deployment.client.put("/v1/surfaces/home_feed/stable", json=body, headers={"If-Match": '"0"'})
 
-    assert answer.status_code == 409
+    assert answer.status_code == 412
     assert answer.json()["current_generation"] == 1
     assert deployment.client.get("/v1/surfaces/home_feed").json()["generation"] == 1
 

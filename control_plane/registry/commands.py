@@ -10,7 +10,7 @@ from control_plane.domain.errors import IllegalTransition, MissingVerdict, NoSaf
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import changes, model_versions, rollout_rows, runtimes
+from control_plane.registry import changes, hand_back, model_versions, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
 from control_plane.registry.changes import Cause
 from control_plane.registry.surfaces import SurfaceState
@@ -75,6 +75,11 @@ def go_home(
     except NoSafeVersion as error:
         digests, moves = [], []
         cause = replace(cause, reason=f"{cause.reason} (not quarantined: {error})")
+    ended = [rollout, *(move.rollout for move in moves if move.rollout is not None)]
+    following = hand_back.plan(session, states, ended)
+    hand_back.carry_back(session, following, cause, rollout.surface)
+    if following.note:
+        cause = replace(cause, reason=f"{cause.reason} ({following.note})")
     quarantines.confine(session, digests, by=cause.by, reason=cause.reason, now=cause.now)
     model_versions.mark_aborted(session, rollout.candidate, now=cause.now, because=cause.reason)
     failpoints.reach("rollback.aborted")
@@ -82,7 +87,27 @@ def go_home(
     changes.change(session, before, after, cause, was=rollout, becomes=becomes)
     for move in moves:
         quarantines.carry_out(session, move, replace(cause, command=quarantines.COMMAND))
+    hand_back.hold(session, states, following, cause, rollout.surface)
     return becomes
+
+
+def surfaces_of(session: Session, rollout: Rollout, command: Command) -> list[Surface]:
+    """Those that a command may change, to be locked together."""
+    goes_home = command in (Command.ROLL_BACK, Command.ABORT)
+    return hand_back.surfaces_with(session, rollout) if goes_home else [rollout.surface]
+
+
+def move_off(
+    session: Session, states: Mapping[Surface, SurfaceState], moves: Sequence[quarantines.Move], cause: Cause
+) -> None:
+    """Take surfaces off a quarantined digest, and with them what follows them."""
+    ended = [move.rollout for move in moves if move.rollout is not None]
+    following = hand_back.plan(session, states, ended)
+    upstream = Surface(", ".join(rollout.surface for rollout in ended))
+    hand_back.carry_back(session, following, cause, upstream)
+    for move in moves:
+        quarantines.carry_out(session, move, cause)
+    hand_back.hold(session, states, following, cause, upstream)
 
 
 def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:

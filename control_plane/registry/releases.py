@@ -1,87 +1,62 @@
-"""One checkpoint over several surfaces: its edges, and how far each surface is. `rollouts` is the writer."""
+"""How far each surface of a release is, and what it waits for. Reads only; `rollouts` is the writer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import Surface
-from control_plane.domain.rollout import Phase
-from control_plane.domain.surface_graph import Edge, Progress, check_edges
+from control_plane.domain.rollout import Phase, Rollout
+from control_plane.domain.surface_graph import Edge, Progress, blocked_by
 from control_plane.domain.verdict import Answer, Outcome, Verdict
-from control_plane.registry import commands, evidence, rollout_rows
-from control_plane.registry.tables import HistoryRow, ReleaseRow, RolloutRow, SplitRow
-
-
-def insert(session: Session, edges: Sequence[Edge], surfaces: Sequence[Surface], *, by: str, now: datetime) -> int:
-    check_edges(edges, surfaces)
-    row = ReleaseRow(
-        edges=[
-            {
-                "upstream": edge.upstream,
-                "downstream": edge.downstream,
-                "share_bp": edge.share_bp,
-                "held_seconds": edge.held_seconds,
-            }
-            for edge in edges
-        ],
-        created_at=now,
-        created_by=by,
-    )
-    session.add(row)
-    session.flush()
-    return row.release_id
+from control_plane.registry import commands, evidence, release_rows
+from control_plane.registry.tables import HistoryRow, SplitRow
 
 
 def edges(session: Session, release_id: int) -> tuple[Edge, ...]:
-    row = session.get(ReleaseRow, release_id)
-    if row is None:
-        raise UnknownName("release", str(release_id))
-    return tuple(
-        Edge(
-            upstream=Surface(edge["upstream"]),
-            downstream=Surface(edge["downstream"]),
-            share_bp=edge["share_bp"],
-            held_seconds=edge["held_seconds"],
-        )
-        for edge in row.edges
-    )
+    return release_rows.load(session, release_id).edges
 
 
 def progress(session: Session, release_id: int) -> dict[Surface, Progress]:
-    rows = session.scalars(
-        select(RolloutRow).where(RolloutRow.release_id == release_id).execution_options(populate_existing=True)
-    )
-    return {Surface(row.surface): _progress_of(session, row) for row in rows}
+    found = release_rows.rollouts_of(session, release_id)
+    return {surface: _progress_of(session, rollout) for surface, rollout in found.items()}
 
 
-def _progress_of(session: Session, row: RolloutRow) -> Progress:
-    rollout = rollout_rows.rollout_of(row)
+def blockers(
+    session: Session, release: release_rows.Release, rollouts: Mapping[Surface, Rollout], *, now: datetime
+) -> dict[Surface, str]:
+    """What each surface that is still to start waits for, in words; those whose way is free are left out."""
+    reached = progress(session, release.release_id)
+    waiting = [surface for surface, rollout in rollouts.items() if rollout.phase in (Phase.QUEUED, Phase.PENDING)]
+    found = {surface: blocked_by(surface, release.edges, reached, now=now) for surface in waiting}
+    return {surface: blocker for surface, blocker in found.items() if blocker is not None}
+
+
+def _progress_of(session: Session, rollout: Rollout) -> Progress:
     latest = evidence.latest(session, rollout.rollout_id)
     return Progress(
         candidate_bp=rollout.candidate_bp,
-        reached=_reached(session, row),
+        reached=_reached(session, rollout),
         is_green=latest is not None and _is_green(latest.verdict),
-        was_rolled_back=rollout.phase is Phase.ROLLED_BACK,
+        rolled_back_at=rollout.entered_at if rollout.phase is Phase.ROLLED_BACK else None,
     )
 
 
-def _reached(session: Session, row: RolloutRow) -> tuple[tuple[int, datetime], ...]:
+def _reached(session: Session, rollout: Rollout) -> tuple[tuple[int, datetime], ...]:
     """Each weight that the rollout's candidate was given, and when first since it last came back from home."""
     came_back = session.scalar(
         select(func.max(HistoryRow.seq)).where(
-            HistoryRow.rollout_id == row.rollout_id, HistoryRow.command == commands.RENEW_WATCH
+            HistoryRow.rollout_id == rollout.rollout_id, HistoryRow.command == commands.RENEW_WATCH
         )
     )
     first_at = func.min(SplitRow.at)
     rows = session.execute(
         select(SplitRow.candidate_bp, first_at)
         .where(
-            SplitRow.surface == row.surface,
-            SplitRow.generation >= (came_back or row.first_generation),
-            SplitRow.candidate == row.candidate,
+            SplitRow.surface == rollout.surface,
+            SplitRow.generation >= (came_back or rollout.first_generation),
+            SplitRow.candidate == rollout.candidate,
             SplitRow.candidate_bp > 0,
         )
         .group_by(SplitRow.candidate_bp)

@@ -18,13 +18,14 @@ from control_plane.domain.errors import (
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId, ViewType, check_digest, check_name
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import ACTIVE, Command, Phase, Rollout, RolloutId, apply, back_from_home
-from control_plane.domain.surface_graph import Edge, Progress
+from control_plane.domain.surface_graph import Edge, Progress, hand_back_order
 from control_plane.registry import (
     changes,
     commands,
     history,
     leases,
     model_versions,
+    release_rows,
     releases,
     rollout_rows,
     surfaces,
@@ -152,8 +153,9 @@ def apply_command(
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    surface = rollout_rows.load(session, rollout_id).surface
-    states = changes.lock(session, None if quarantine_parts else [surface])
+    rollout = rollout_rows.load(session, rollout_id)
+    surface = rollout.surface
+    states = changes.lock(session, None if quarantine_parts else commands.surfaces_of(session, rollout, command))
     rollout = rollout_rows.load(session, rollout_id)
     before = states[surface]
     if _has_happened(rollout, command):
@@ -245,8 +247,8 @@ def quarantine(
         raise UnknownName("digest", digest)
     moves = quarantines.plan_moves(session, states, [digest])
     quarantines.confine(session, [digest], by=by, reason=reason, now=now)
-    for move in moves:
-        quarantines.carry_out(session, move, Cause(command=quarantines.COMMAND, by=by, reason=reason, now=now))
+    cause = Cause(command=quarantines.COMMAND, by=by, reason=reason, now=now)
+    commands.move_off(session, states, moves, cause)
     return tuple(move.before.surface for move in moves)
 
 
@@ -305,11 +307,30 @@ def create_release(
     now: datetime,
 ) -> int:
     """Make one pending rollout a surface, all of them or none, tied together by `edges`; return the release's id."""
-    release_id = releases.insert(session, edges, list(candidates), by=by, now=now)
+    release_id = release_rows.insert(session, edges, list(candidates), by=by, now=now)
     changes.lock(session, list(candidates))
     for surface in sorted(candidates):
         create(session, surface, candidates[surface], plan, by=by, now=now, release_id=release_id)
     return release_id
+
+
+def roll_back_release(session: Session, release_id: int, *, by: str, reason: str, now: datetime) -> dict[Surface, str]:
+    """Take a whole release home, furthest downstream first; return what could not go, and why. Twice is as once.
+
+    A surface that has nothing sound to land on, or another rollout on its way, does not keep the others.
+    """
+    edges, found = release_rows.load(session, release_id).edges, release_rows.rollouts_of(session, release_id)
+    states = changes.lock(session, list(found))
+    stays: dict[Surface, str] = {}
+    for surface in hand_back_order(found, edges):
+        rollout = rollout_rows.load(session, found[surface].rollout_id)
+        if rollout.phase is Phase.DONE and states[surface].stable != rollout.candidate:
+            continue
+        try:
+            apply_command(session, rollout.rollout_id, Command.ROLL_BACK, by=by, now=now, reason=reason)
+        except (NoSafeVersion, SurfaceBusy) as error:  # raised before anything is written
+            stays[surface] = str(error)
+    return stays
 
 
 def release_edges(session: Session, release_id: int) -> tuple[Edge, ...]:

@@ -10,6 +10,10 @@ COPY control_plane control_plane
 COPY model_runtime model_runtime
 COPY migrations migrations
 
+# The history names the code that wrote each change: --build-arg COMMIT=$(git rev-parse HEAD)
+ARG COMMIT=
+RUN [ -z "$COMMIT" ] || echo "$COMMIT" > control_plane/BUILD_COMMIT
+
 FROM build AS build-control-plane
 RUN pip install -c constraints.txt ".[postgres]"
 

@@ -409,6 +409,7 @@ class ChangeOut(BaseModel):
     after: dict[str, Any]
     rollout_id: int | None
     verdict_id: int | None
+    evidence_digest: str | None = None
     code_version: str
     previous_hash: str
     hash: str

@@ -7,7 +7,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
-from control_plane.domain.errors import UnknownName
+from control_plane.domain.errors import InputsPruned, UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import RolloutId
 from control_plane.domain.verdict import Verdict
@@ -66,11 +66,16 @@ def get_verdict(session: Session, verdict_id: int) -> StoredVerdict:
 
 
 def inputs(session: Session, verdict_id: int) -> bytes:
-    """What the judge saw, for `guardrails.replay`."""
-    digest = _row(session, verdict_id).inputs_digest
-    content = session.scalar(select(VerdictInputsRow.content).where(VerdictInputsRow.digest == digest))
-    assert content is not None, f"verdict {verdict_id} has lost its inputs"
-    return bytes(content)
+    """What the judge saw, for `guardrails.replay`.
+
+    Raises:
+        UnknownName, InputsPruned.
+    """
+    row = session.get(VerdictInputsRow, _row(session, verdict_id).inputs_digest)
+    assert row is not None, f"verdict {verdict_id} has lost its inputs"
+    if row.pruned_at is not None:
+        raise InputsPruned(verdict_id, day=f"{row.pruned_at:%Y-%m-%d}")
+    return bytes(row.content)
 
 
 def latest(session: Session, rollout_id: RolloutId) -> StoredVerdict | None:
@@ -90,9 +95,12 @@ def list_verdicts(session: Session, rollout_id: RolloutId, limit: int = 100) -> 
 
 def _store_inputs(session: Session, content: bytes) -> str:
     digest = digest_of(content)
-    if session.get(VerdictInputsRow, digest) is None:
+    known = session.get(VerdictInputsRow, digest)
+    if known is None:
         session.add(VerdictInputsRow(digest=digest, content=content))
-        session.flush()
+    elif known.pruned_at is not None:
+        known.content, known.pruned_at = content, None
+    session.flush()
     return digest
 
 

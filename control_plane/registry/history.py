@@ -1,53 +1,28 @@
-"""Every change of every surface, as a chain of hashes: a row that was altered, dropped or slipped in shows."""
+"""Every change of every surface, hash-chained and append-only; rows are written only by `changes`."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
-from control_plane.domain.model_version import Surface, digest_of
-from control_plane.registry import surfaces
+from control_plane.domain.model_version import Surface
+from control_plane.registry import chain, surfaces
+from control_plane.registry.chain import GENESIS, SPLIT_FIELDS, Chain, Evidence, Link
+from control_plane.registry.chain import Entry as Entry
+from control_plane.registry.code_version import CODE_VERSION as CODE_VERSION
 from control_plane.registry.surfaces import SurfaceState
-from control_plane.registry.tables import HistoryRow, SplitRow, canonical_json
+from control_plane.registry.tables import HistoryRow, SplitRow, VerdictRow, canonical_json
 
-GENESIS = "sha256:" + "0" * 64  # what the first row of a surface follows
 NOT_HASHED = ("lease_renewed_at", "changed_at")  # of a surface: renewed without a change, told by the row itself
+ROWS_AT_ONCE = 500  # read from the database at a time, so that a long history takes no more memory than a short one
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One change; `seq` is the generation it made. `before` and `after` are JSON objects of the surface,
-    with the rollout's phase and step under "rollout" where one took part."""
-
-    surface: Surface
-    seq: int
-    at: datetime
-    by: str
-    command: str
-    reason: str
-    before: str
-    after: str
-    rollout_id: int | None
-    verdict_id: int | None
-    code_version: str
-    previous_hash: str
-    hash: str
-
-
-def code_version() -> str:
-    try:
-        return version("surefoot")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-CODE_VERSION = code_version()
+ENTRY_COLUMNS = [HistoryRow.__table__.c[name] for name in Entry.__dataclass_fields__]
+SPLIT_COLUMNS = [SplitRow.__table__.c[name].label(f"split_{name}") for name in ("generation", *SPLIT_FIELDS)]
+EVIDENCE_COLUMNS = [VerdictRow.__table__.c.verdict, VerdictRow.__table__.c.inputs_digest]
 
 
 def append(
@@ -68,7 +43,7 @@ def append(
     previous = session.scalar(
         select(HistoryRow.hash).where(HistoryRow.surface == surface).order_by(HistoryRow.seq.desc()).limit(1)
     )
-    row = HistoryRow(
+    entry = Entry(
         surface=surface,
         seq=seq,
         at=at,
@@ -79,11 +54,12 @@ def append(
         after=after,
         rollout_id=rollout_id,
         verdict_id=verdict_id,
+        evidence_digest=_evidence_digest(session, verdict_id),
         code_version=CODE_VERSION,
         previous_hash=GENESIS if previous is None else previous,
+        hash="",
     )
-    row.hash = _hash(row)
-    session.add(row)
+    session.add(HistoryRow(**asdict(replace(entry, hash=chain.hash_of(entry)))))
 
 
 def list_history(session: Session, surface: Surface | None = None, limit: int = 100) -> list[Entry]:
@@ -100,16 +76,27 @@ def last_command(session: Session, surface: Surface) -> str | None:
     )
 
 
-def verify(session: Session) -> list[str]:
-    """Walk every chain against its surface and its splits; return what does not fit, in words."""
-    problems: list[str] = []
-    for state in surfaces.list_surfaces(session):
-        rows = list(
-            session.scalars(select(HistoryRow).where(HistoryRow.surface == state.surface).order_by(HistoryRow.seq))
-        )
-        problems += [f"{state.surface}: {problem}" for problem in _chain_problems(rows, state)]
-        problems += [f"{state.surface}: {problem}" for problem in _split_problems(session, rows, state.surface)]
-    return problems
+def count(session: Session, surface: Surface | None = None) -> int:
+    query = select(func.count()).select_from(HistoryRow)
+    return session.scalars(query if surface is None else query.where(HistoryRow.surface == surface)).one()
+
+
+def links(session: Session, surface: Surface) -> Iterator[Link]:
+    """A surface's changes from its first on, each with its split and its verdict; read as they are asked for."""
+    for row in session.execute(_links_of(surface).execution_options(yield_per=ROWS_AT_ONCE)):
+        yield _link(row)
+
+
+def verify(session: Session, on_progress: Callable[[int], None] = lambda rows: None) -> list[str]:
+    """Walk every chain against its surface, its splits and its verdicts; return what does not fit, in words.
+
+    Memory does not grow with the history. `on_progress` is told how many more changes were walked.
+    """
+    return [
+        f"{state.surface}: {problem}"
+        for state in surfaces.list_surfaces(session)
+        for problem in _problems(session, state, on_progress)
+    ]
 
 
 def state_json(state: SurfaceState | None, rollout: dict[str, object] | None = None) -> str:
@@ -119,82 +106,45 @@ def state_json(state: SurfaceState | None, rollout: dict[str, object] | None = N
     return canonical_json(fields if rollout is None else {**fields, "rollout": rollout})
 
 
-def _chain_problems(rows: list[HistoryRow], state: SurfaceState) -> Iterator[str]:
-    if not rows:
-        yield "has no history"
-        return
-    if rows[0].seq != 0 or rows[0].previous_hash != GENESIS:
-        yield "its first change is missing"
-    for row in rows:
-        if row.hash != _hash(row):
-            yield f"change {row.seq} was altered"
-    for row, following in pairwise(rows):
-        if following.seq != row.seq + 1:
-            yield f"changes between {row.seq} and {following.seq} are missing"
-        if following.previous_hash != row.hash:
-            yield f"change {following.seq} does not follow change {row.seq}"
-        if _surface_part(following.before) != _surface_part(row.after):
-            yield f"change {following.seq} begins where change {row.seq} did not end"
-    if rows[-1].seq != state.generation:
-        yield f"its history ends at {rows[-1].seq}, it is at generation {state.generation}"
-    elif _surface_part(rows[-1].after) != json.loads(state_json(state)):
-        yield f"it is not what change {rows[-1].seq} left"
-
-
-def _split_problems(session: Session, rows: list[HistoryRow], surface: Surface) -> Iterator[str]:
-    splits = {row.generation: row for row in session.scalars(select(SplitRow).where(SplitRow.surface == surface))}
-    names = ("stable", "candidate", "candidate_bp", "shadow", "shadow_sample_bp", "salt")
-    for row in rows:
-        after = _surface_part(row.after)
-        if after.get("stable") is None:
-            continue
-        split = splits.pop(row.seq, None)
-        if split is None:
-            yield f"the split of generation {row.seq} is missing"
-        elif any(getattr(split, name) != after[name] for name in names):
-            yield f"the split of generation {row.seq} is not what its change made"
-    for generation in splits:
+def _problems(session: Session, state: SurfaceState, on_progress: Callable[[int], None]) -> Iterator[str]:
+    walked = Chain()
+    for link in links(session, state.surface):
+        yield from walked.add(link)
+        on_progress(1)
+    yield from walked.end(json.loads(state_json(state)))
+    for generation in session.scalars(_splits_without_change(state.surface)):
         yield f"the split of generation {generation} has no change"
 
 
-def _surface_part(text: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(text)
-    value.pop("rollout", None)
-    return value
-
-
-def _hash(row: HistoryRow) -> str:
-    content = canonical_json(
-        {
-            "surface": row.surface,
-            "seq": row.seq,
-            "at": row.at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "by": row.by,
-            "command": row.command,
-            "reason": row.reason,
-            "before": row.before,
-            "after": row.after,
-            "rollout_id": row.rollout_id,
-            "verdict_id": row.verdict_id,
-            "code_version": row.code_version,
-        }
+def _links_of(surface: Surface) -> Select[Any]:
+    is_its_split = (SplitRow.surface == HistoryRow.surface) & (SplitRow.generation == HistoryRow.seq)
+    return (
+        select(*ENTRY_COLUMNS, *SPLIT_COLUMNS, *EVIDENCE_COLUMNS)
+        .select_from(HistoryRow)
+        .outerjoin(SplitRow, is_its_split)
+        .outerjoin(VerdictRow, VerdictRow.verdict_id == HistoryRow.verdict_id)
+        .where(HistoryRow.surface == surface)
+        .order_by(HistoryRow.seq)
     )
-    return digest_of(f"{row.previous_hash}\n{content}".encode())
+
+
+def _splits_without_change(surface: Surface) -> Select[Any]:
+    has_change = select(HistoryRow.seq).where(HistoryRow.surface == surface, HistoryRow.seq == SplitRow.generation)
+    return select(SplitRow.generation).where(SplitRow.surface == surface, ~has_change.exists())
+
+
+def _link(row: Row[Any]) -> Link:
+    told = row._mapping
+    split = None if row.split_generation is None else {name: told[f"split_{name}"] for name in SPLIT_FIELDS}
+    evidence = None if row.verdict is None else Evidence(verdict=row.verdict, inputs_digest=row.inputs_digest)
+    entry = Entry(**{name: told[name] for name in Entry.__dataclass_fields__})
+    return Link(entry=entry, split=split, evidence=evidence)
+
+
+def _evidence_digest(session: Session, verdict_id: int | None) -> str | None:
+    verdict = None if verdict_id is None else session.get(VerdictRow, verdict_id)
+    return None if verdict is None else chain.evidence_digest(verdict.verdict, verdict.inputs_digest)
 
 
 def _entry(row: HistoryRow) -> Entry:
-    return Entry(
-        surface=Surface(row.surface),
-        seq=row.seq,
-        at=row.at,
-        by=row.by,
-        command=row.command,
-        reason=row.reason,
-        before=row.before,
-        after=row.after,
-        rollout_id=row.rollout_id,
-        verdict_id=row.verdict_id,
-        code_version=row.code_version,
-        previous_hash=row.previous_hash,
-        hash=row.hash,
-    )
+    return Entry(**{name: getattr(row, name) for name in Entry.__dataclass_fields__})

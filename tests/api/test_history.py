@@ -1,6 +1,7 @@
 from sqlalchemy import text
 
 from tests.api.deployment import BOTH_DATABASES, Deployment
+from tests.registry.tampering import tampering
 
 pytestmark = BOTH_DATABASES
 
@@ -20,7 +21,7 @@ def test_verification_finds_a_change_that_was_altered(deployment: Deployment) ->
     deployment.open_surface()
     before = deployment.client.get("/v1/history/verification").json()
 
-    with deployment.parts.sessions.writing() as session:
+    with tampering(deployment.parts.sessions) as session:
         session.execute(text("UPDATE history SET reason = 'nothing to see' WHERE seq = 1"))
 
     after = deployment.client.get("/v1/history/verification").json()

@@ -44,7 +44,7 @@ from control_plane.domain.errors import (
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
-BEGIN_PATIENCE_SECONDS = {"reading": 0.5, "writing": 3.0}  # a server that restarts, or has no connection left just now
+BEGIN_PATIENCE_SECONDS = {"reading": 0.5, "writing": 5.0}  # a server that restarts, or has no connection left just now
 CONFLICT_ATTEMPTS = 5
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.02, 0.5
 CONFLICTS = ("40001", "40P01", "55P03")  # PostgreSQL: not serialisable, deadlock, lock not had in time

@@ -11,6 +11,7 @@ from control_plane.admin import pages
 from control_plane.api import (
     errors,
     events,
+    freezes,
     health,
     history,
     metrics,
@@ -45,6 +46,7 @@ NOUNS = (
     releases,
     verdicts,
     quarantine,
+    freezes,
     events,
     runtimes,
     history,
@@ -57,6 +59,7 @@ def create_app(settings: Settings, clock: Clock) -> FastAPI:
     """Connects to nothing yet: the lifespan brings the registry's schema up to date, then starts the scheduler."""
     with suppress(Unauthenticated):
         principals.authenticate(settings.tokens, "")  # malformed tokens are told now, not at the first request
+    principals.groups_of(settings.groups, "")  # so are malformed groups
     make_sources(settings.metric_sources)  # and so are metric sources; the scheduler makes its own
     sessions = Sessions(make_engine(settings.registry_url))
     parts = Parts(

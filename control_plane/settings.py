@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=15.0, gt=0)  # a scheduler that is silent for longer is deposed
     runtime_silent_seconds: float = Field(default=30.0, gt=0)  # wall time after which a runtime counts as gone
     tokens: str = ""  # "name=token,name=token"; empty: anyone who reaches the port may act
+    groups: str = ""  # "group=name,name;group=name": who may overrule freezes and approve steps
     # Where external metrics are read: JSON, name to URL. Never shown, for a URL may hold a password.
     metric_sources: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
 

@@ -97,6 +97,10 @@ async def _operator(
     return name
 
 
+async def _groups(request: Request, operator: Annotated[str, Depends(_operator)]) -> frozenset[str]:
+    return principals.groups_of(parts_of(request).settings.groups, operator)
+
+
 async def _matched_generation(
     if_match: Annotated[str | None, Header(description='the generation last seen, as `"12"`')] = None,
 ) -> int | None:
@@ -126,6 +130,7 @@ Now = Annotated[datetime, Depends(_now)]  # of the clock: event time in a replay
 WallNow = Annotated[datetime, Depends(_wall_now)]
 LiveSince = Annotated[datetime, Depends(_live_since)]  # wall time: a runtime last heard before it is gone
 Operator = Annotated[str, Depends(_operator)]
+Groups = Annotated[frozenset[str], Depends(_groups)]  # those that the operator belongs to
 MatchedGeneration = Annotated[int | None, Depends(_matched_generation)]
 Id = Annotated[int, Path(ge=1, le=MAX_ID)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]

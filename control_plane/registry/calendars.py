@@ -22,6 +22,7 @@ SLACK = timedelta(days=1)  # more than any time zone was ever shifted by
 MAX_DURATION_SECONDS = 366 * 86_400.0
 MAX_RULE_CHARACTERS = 500
 MAX_STARTS_A_DAY = 24
+YEARS = range(1970, 2200)
 MAX_JOINED = 400  # occurrences without a gap between them; beyond, no end is in sight
 UNREADABLE = (InvalidField, ValueError, ArithmeticError, LookupError)
 
@@ -100,8 +101,18 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
-def in_zone(wall: datetime, zone: ZoneInfo, field: str) -> datetime:
-    """The moment at which the zone's clocks show `wall`; the first of two. Refused where they skip it."""
+def moment_of(given: datetime, zone: ZoneInfo, field: str) -> datetime:
+    """The moment that is meant, in UTC; without an offset, the first at which the zone's clocks show it.
+
+    Raises:
+        InvalidField: the clocks skip it, or it lies outside of the years that calendars are computed in.
+    """
+    if given.year not in YEARS:
+        raise InvalidField(field, f"must lie between {YEARS.start} and {YEARS.stop}, not in {given.year}")
+    return given.astimezone(UTC) if given.tzinfo is not None else _shown(given, zone, field)
+
+
+def _shown(wall: datetime, zone: ZoneInfo, field: str) -> datetime:
     moment = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if moment.astimezone(zone).replace(tzinfo=None) != wall.replace(fold=0):
         raise InvalidField(field, f"{wall:%Y-%m-%d %H:%M} does not exist in {zone.key}: the clocks skip it")

@@ -15,7 +15,7 @@ from control_plane.registry.tables import FreezeRow
 
 DECLARED, LIFTED, OVERRULED = "surefoot.freeze.declared", "surefoot.freeze.lifted", "surefoot.freeze.overruled"
 EVERY_SURFACE = "all surfaces"  # the subject of an event
-MAX_AHEAD = timedelta(days=3_650)  # how far in the future a freeze may begin or end
+MAX_REACH = timedelta(days=3_650)  # a calendar is computed from its beginning on
 
 
 def standing(session: Session, surface: Surface, *, now: datetime) -> StandingFreeze | None:
@@ -145,13 +145,13 @@ def _standing(session: Session, surface: Surface, now: datetime) -> list[Standin
 
 
 def _check_times(starts_at: datetime, ends_at: datetime | None, now: datetime) -> None:
-    if starts_at > now + MAX_AHEAD:
-        raise InvalidField("starts_at", "lies more than ten years ahead")
+    if not now - MAX_REACH <= starts_at <= now + MAX_REACH:
+        raise InvalidField("starts_at", "must lie within ten years of now")
     if ends_at is None:
         return
     if ends_at <= max(starts_at, now):
         raise InvalidField("ends_at", "must come after the freeze begins, and after now")
-    if ends_at > now + MAX_AHEAD:
+    if ends_at > now + MAX_REACH:
         raise InvalidField("ends_at", "lies more than ten years ahead; leave it out to freeze until it is lifted")
 
 

@@ -20,6 +20,8 @@ WRITES = [
     ("POST", "/v1/rollouts/1/commands"),
     ("POST", "/v1/releases"),
     ("POST", "/v1/quarantine"),
+    ("POST", "/v1/freezes"),
+    ("POST", "/v1/freezes/1/lift"),
     ("DELETE", f"/v1/quarantine/sha256:{'0' * 64}?reason=x"),
     ("POST", "/v1/events"),
     ("POST", "/v1/runtimes/r/heartbeat"),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import Forbidden, Frozen, InvalidField, UnknownName
 from control_plane.domain.freeze import Calendar, Freeze, StandingFreeze
 from control_plane.domain.model_version import Surface
-from control_plane.registry import freezes
+from control_plane.registry import freezes, rollouts
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import FreezeRow, OutboxRow
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_version
@@ -286,7 +286,7 @@ class TestDeclaring:
         over = declared(sessions, ends_at=NOON + timedelta(minutes=5))
         everywhere = declared(sessions, None)
         with sessions.writing() as session:
-            scene.rollouts.create_surface(session, SEARCH, VIEW_TYPES, by="ada", now=NOON)
+            rollouts.create_surface(session, SEARCH, VIEW_TYPES, by="ada", now=NOON)
         elsewhere = declared(sessions, SEARCH)
 
         with sessions.reading() as session:

@@ -2,7 +2,7 @@
 
 import typer
 
-from control_plane.commands import processes, registry, rehearsal, rollouts, verdicts
+from control_plane.commands import freezes, processes, registry, rehearsal, releases, rollouts, verdicts
 
 app = typer.Typer(
     name="surefoot",
@@ -23,8 +23,11 @@ app.command("rehearse")(rehearsal.rehearse_plan)
 app.command("register")(registry.register)
 app.add_typer(registry.surface_app, name="surface")
 app.add_typer(rollouts.app, name="rollout")
+app.add_typer(releases.app, name="release")
 app.add_typer(verdicts.app, name="verdict")
 app.add_typer(registry.quarantine_app, name="quarantine")
+app.add_typer(freezes.app, name="freeze")
+app.command("unfreeze")(freezes.unfreeze)
 app.add_typer(registry.db_app, name="db")
 
 

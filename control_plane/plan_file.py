@@ -1,12 +1,16 @@
-"""A rollout plan as people write it: YAML in, a frozen plan out, and errors that name the key and its line."""
+"""Plans and releases as people write them: YAML in, frozen values out, and errors that name the key and its line."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import yaml
 
 from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping
+from control_plane.domain.release_mapping import ReleaseFile, release_from_mapping
+
+Read = TypeVar("Read")
 
 MAX_PLAN_CHARACTERS = 65_536  # a plan has a few dozen lines; beyond this it is another file
 TAG = "tag:yaml.org,2002:"
@@ -24,10 +28,19 @@ class _Loader(yaml.SafeLoader):
 
 def read_plan(text: str) -> RolloutPlan:
     """Parse and check; `InvalidPlan` carries the line of the key it is about, or of the nearest key above it."""
+    return _read(text, plan_from_mapping)
+
+
+def read_release(text: str) -> ReleaseFile:
+    """The same of a release file."""
+    return _read(text, release_from_mapping)
+
+
+def _read(text: str, read: Callable[[object], Read]) -> Read:
     root = _compose(text)
     mapping = _value_of(root, "")
     try:
-        return plan_from_mapping(mapping)
+        return read(mapping)
     except InvalidPlan as error:
         raise InvalidPlan(error.field, error.rule, line=_line_of(root, error.field)) from None
 

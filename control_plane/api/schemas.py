@@ -13,14 +13,15 @@ from control_plane.api import patterns
 from control_plane.api.standing import Standing
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.latency import NUM_LATENCY_BINS
-from control_plane.domain.model_version import Part, Surface, VersionId
+from control_plane.domain.model_version import Part, VersionId
 from control_plane.domain.moments import ServingCounts
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.plan_reader import Reader
+from control_plane.domain.release_mapping import read_edge
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.split import Split
-from control_plane.domain.surface_graph import Edge
+from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
 from control_plane.domain.verdict import Verdict
 from control_plane.plan_file import MAX_PLAN_CHARACTERS, read_plan
 from control_plane.registry.evidence import StoredVerdict
@@ -100,15 +101,13 @@ class EdgeIn(In):
     downstream: Name
     share: str = Field(description="what upstream's candidate must hold, like '25%' or '500bp'", max_length=40)
     held: str = Field(description="for how long, like '24h'", max_length=40)
+    needs_green: bool = Field(True, description="and none of upstream's guardrails speaks against it")
+    on_rollback: OnUpstreamRollback = Field(
+        OnUpstreamRollback.HOLD, description="what downstream does when upstream is rolled back"
+    )
 
     def to_edge(self, path: str) -> Edge:
-        reader = Reader({"share": self.share, "held": self.held}, path)
-        return Edge(
-            upstream=Surface(self.upstream),
-            downstream=Surface(self.downstream),
-            share_bp=reader.share("share", least=1),
-            held_seconds=reader.duration("held", 0.0),
-        )
+        return read_edge(Reader(self.model_dump(), path))
 
 
 class ReleaseIn(PlanIn):
@@ -341,15 +340,27 @@ class EdgeOut(BaseModel):
     downstream: str
     share_bp: int
     held_seconds: float
+    needs_green: bool
+    on_rollback: OnUpstreamRollback
 
 
 class ReleaseOut(BaseModel):
     """One checkpoint on its way over several surfaces."""
 
     release_id: int
+    created_at: datetime
+    created_by: str
     edges: list[EdgeOut]
     rollouts: list[RolloutFactsOut]
     blocked: dict[str, str] = Field(description="what each pending surface waits for")
+
+
+class ReleaseRolledBackOut(ReleaseOut):
+    stays: dict[str, str] = Field(description="surfaces that could not go back, and why")
+
+
+class ReleasesOut(BaseModel):
+    releases: list[ReleaseOut]
 
 
 class QuarantinedOut(BaseModel):

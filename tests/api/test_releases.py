@@ -56,3 +56,37 @@ def test_an_edge_that_cannot_be_read_is_told_with_its_path(deployment: Deploymen
 
 def test_an_unknown_release_is_not_found(deployment: Deployment) -> None:
     assert deployment.client.get("/v1/releases/5").status_code == 404
+
+
+def test_a_release_goes_back_in_one_call_and_twice_is_as_once(deployment: Deployment) -> None:
+    release = create_release(deployment, [SEARCH_AFTER_HOME]).json()
+
+    first, again = (deployment.client.post("/v1/releases/1/rollback", json={"reason": "clicks fell"}) for _ in range(2))
+
+    assert (first.status_code, first.json()) == (200, again.json())
+    assert {rollout["phase"] for rollout in first.json()["rollouts"]} == {"rolled_back"}
+    assert (first.json()["stays"], first.json()["blocked"]) == ({}, {})
+    changes = deployment.client.get("/v1/history").json()["history"]
+    assert {change["reason"] for change in changes if change["command"] == "roll_back"} == {"clicks fell"}
+    assert deployment.client.get(f"/v1/releases/{release['release_id']}").json()["created_by"] == release["created_by"]
+
+
+def test_one_rollouts_roll_back_takes_along_what_the_edge_says(deployment: Deployment) -> None:
+    edge = {**SEARCH_AFTER_HOME, "on_rollback": "cascade", "needs_green": False}
+    release = create_release(deployment, [edge]).json()
+    home_feed = next(rollout for rollout in release["rollouts"] if rollout["surface"] == "home_feed")
+
+    answer = deployment.command(home_feed["rollout_id"], "roll_back")
+
+    assert answer.status_code == 200, answer.text
+    seen = deployment.client.get("/v1/releases/1").json()
+    assert {rollout["phase"] for rollout in seen["rollouts"]} == {"rolled_back"}
+    assert (seen["edges"][0]["on_rollback"], seen["edges"][0]["needs_green"]) == ("cascade", False)
+
+
+def test_releases_are_listed_the_latest_first(deployment: Deployment) -> None:
+    assert deployment.client.get("/v1/releases").json() == {"releases": []}
+
+    release = create_release(deployment, []).json()
+
+    assert deployment.client.get("/v1/releases").json() == {"releases": [release]}

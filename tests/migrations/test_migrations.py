@@ -1,6 +1,5 @@
 """The migrations make the tables that the models describe, on both databases, and can be taken back."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,8 @@ from sqlalchemy import Engine, inspect
 import migrations
 from control_plane.registry.session import at_head, downgrade, make_engine, upgrade
 from control_plane.registry.tables import Base
-from tests.postgres import PostgresCluster
 
 OWN_TABLE = "alembic_version"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """An empty database."""
-    if request.param == "sqlite":
-        engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-        yield engine
-        engine.dispose()
-        return
-    cluster: PostgresCluster = request.getfixturevalue("postgres")
-    with cluster.database() as url:
-        engine = make_engine(url)
-        yield engine
-        engine.dispose()
 
 
 def tables(engine: Engine) -> set[str]:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from control_plane.providers.sources import read_urls
+from control_plane.webhooks.subscribers import Subscriber, read_subscribers
 
 
 class Settings(BaseSettings):
@@ -24,17 +25,33 @@ class Settings(BaseSettings):
     clock_file: Path | None = None  # set only by replays: milliseconds since the epoch
     tick_seconds: float = Field(default=1.0, gt=0)  # the scheduler looks for due rollouts this often
     runs_scheduler: bool = True  # whether `serve` carries a scheduler, beside any stand-alone one
-    lease_seconds: float = Field(default=15.0, gt=0)  # a scheduler that is silent for longer is deposed
+    lease_seconds: float = Field(default=10.0, gt=0)  # a scheduler that is silent for longer is deposed
     runtime_silent_seconds: float = Field(default=30.0, gt=0)  # wall time after which a runtime counts as gone
     tokens: str = ""  # "name=token,name=token"; empty: anyone who reaches the port may act
     groups: str = ""  # "group=name,name;group=name": who may overrule freezes and approve steps
     # Where external metrics are read: JSON, name to URL. Never shown, for a URL may hold a password.
     metric_sources: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
 
+    # Who is told of changes: JSON, see docs/webhooks.md. Never shown, for it holds secrets.
+    webhooks: Annotated[tuple[Subscriber, ...], NoDecode] = Field(default=(), repr=False)
+    webhook_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    webhook_max_attempts: int = Field(default=20, ge=1)  # after which an event is on the dead-letter list
+    webhook_retention_days: float = Field(default=14.0, gt=0)  # of what was delivered
+    public_url: str = Field(default="", pattern=r"^(https?://\S+)?$")  # of the admin page, in messages to people
+
+    @field_validator("webhooks", mode="before")
+    @classmethod
+    def _read_webhooks(cls, value: object) -> object:
+        return read_subscribers(value) if isinstance(value, str) else value
+
     @field_validator("metric_sources", mode="before")
     @classmethod
     def _read_metric_sources(cls, value: object) -> object:
         return read_urls(value) if isinstance(value, str) else value
+
+    @property
+    def shown_url(self) -> str:
+        return self.public_url or f"http://{self.host}:{self.port}"
 
     @property
     def registry_url(self) -> str:

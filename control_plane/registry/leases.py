@@ -50,6 +50,16 @@ def acquire(session: Session, name: str, holder: str, seconds: float) -> int | N
     return row.epoch
 
 
+def renew(session: Session, name: str, holder: str, epoch: int, seconds: float) -> bool:
+    """Extend a lease that was taken; False, and nothing, if another has it by now."""
+    row = _locked(session, name)
+    if row is None or (row.holder, row.epoch) != (holder, epoch):
+        return False
+    row.expires_at_ms = _now_ms(session) + round(seconds * 1_000)
+    session.flush()
+    return True
+
+
 def check(session: Session, name: str, epoch: int) -> None:
     """Raise `Deposed` unless `epoch` is the present one, and keep it so until this transaction ends."""
     current = session.scalar(select(LeaseRow.epoch).where(LeaseRow.name == name).with_for_update(read=True))

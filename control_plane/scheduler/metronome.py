@@ -17,6 +17,7 @@ from control_plane.providers.sources import Source, make_sources
 from control_plane.registry import leases
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.external import NO_SOURCES
+from control_plane.scheduler.lease_keeper import LeaseKeeper
 from control_plane.scheduler.tick import TickReport, tick
 from control_plane.settings import Settings
 
@@ -52,6 +53,7 @@ class Metronome:
         self._sources = sources
         self._on_tick = on_tick
         self._tick_lock = threading.Lock()
+        self._keeper = LeaseKeeper(sessions, LEASE, self.holder, lease_seconds=lease_seconds)
         # A memory store: a shared APScheduler store runs jobs once per process. A late beat still counts.
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._scheduler.add_job(
@@ -92,9 +94,10 @@ class Metronome:
             return None
         now = self._clock()
         live_since = datetime.now(UTC) - self._silent
-        report = tick(
-            self._sessions, self._log, now=now, live_since=live_since, epoch=self.epoch, sources=self._sources
-        )
+        with self._keeper.keeping(self.epoch):
+            report = tick(
+                self._sessions, self._log, now=now, live_since=live_since, epoch=self.epoch, sources=self._sources
+            )
         with self._sessions.writing() as session:
             leases.note_tick(session, LEASE, self.epoch, now)
         self.last_tick_at = now

@@ -23,6 +23,7 @@ from control_plane.api import (
     surfaces,
     verdicts,
     versions,
+    webhooks,
 )
 from control_plane.api.body_limit import BodyLimit
 from control_plane.api.deps import Parts
@@ -37,6 +38,7 @@ from control_plane.registry import principals
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.metronome import make_metronome
 from control_plane.settings import Settings
+from control_plane.webhooks.courier import make_courier
 
 NOUNS = (
     surfaces,
@@ -49,6 +51,7 @@ NOUNS = (
     freezes,
     events,
     runtimes,
+    webhooks,
     history,
     health,
     metrics,
@@ -93,4 +96,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             metronome = make_metronome(parts.settings, parts.sessions, parts.clock)
             metronome.start()
             running.push_async_callback(run_in_threadpool, metronome.stop)
+            courier = make_courier(parts.settings, parts.instruments.count_webhook)
+            courier.start()
+            running.push_async_callback(run_in_threadpool, courier.stop)
         yield

@@ -24,6 +24,12 @@ class Instruments:
             registry=self.registry,
         )
         self.events = Counter("surefoot_events", "Reported events", ("outcome",), registry=self.registry)
+        self.webhook_attempts = Counter(
+            "surefoot_webhook_attempts", "Attempts to send a webhook", ("subscriber", "outcome"), registry=self.registry
+        )
+
+    def count_webhook(self, subscriber: str, outcome: str) -> None:
+        self.webhook_attempts.labels(subscriber, outcome).inc()
 
 
 class Measured:

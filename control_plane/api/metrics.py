@@ -1,7 +1,8 @@
 """Metrics for Prometheus: what this process served, and what the registry says at the moment of the scrape."""
 
 from collections import Counter as Tally
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
@@ -9,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from control_plane.api.deps import LiveSince, Sessions, parts_of
 from control_plane.api.errors import documented
+from control_plane.clock import system_clock
 from control_plane.domain.rollout import ACTIVE
-from control_plane.registry import leases, rollouts, runtimes, surfaces
+from control_plane.registry import deliveries, leases, rollouts, runtimes, surfaces
 
 router = APIRouter(tags=["metrics"])
 
@@ -24,9 +26,22 @@ def read_metrics(request: Request, sessions: Sessions, live_since: LiveSince) ->
     parts = parts_of(request)
     with sessions.reading() as session:
         shared = _of_the_registry(session, live_since)
+        _add_webhooks(shared, session, [subscriber.name for subscriber in parts.settings.webhooks])
     Gauge("surefoot_split_streams", "Open split streams", registry=shared).set(parts.split_feed.listeners)
     text = generate_latest(parts.instruments.registry) + generate_latest(shared)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_webhooks(shared: CollectorRegistry, session: Session, names: Sequence[str]) -> None:
+    pending = Gauge("surefoot_webhooks_pending", "Events not yet told", ["subscriber"], registry=shared)
+    oldest = Gauge("surefoot_webhook_oldest_seconds", "Age of the oldest of them", ["subscriber"], registry=shared)
+    dead = Gauge("surefoot_webhooks_dead", "Events given up", ["subscriber"], registry=shared)
+    for queue in deliveries.queues(session):
+        if queue.subscriber in names:
+            age = timedelta(0) if queue.oldest_at is None else system_clock() - queue.oldest_at
+            pending.labels(queue.subscriber).set(queue.pending)
+            oldest.labels(queue.subscriber).set(max(0.0, age.total_seconds()))
+            dead.labels(queue.subscriber).set(queue.dead)
 
 
 def _of_the_registry(session: Session, live_since: datetime) -> CollectorRegistry:

@@ -23,6 +23,7 @@ from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.scheduler.aggregator import aggregate_once
 from control_plane.scheduler.metronome import make_metronome
 from control_plane.settings import Settings
+from control_plane.webhooks.courier import make_courier
 
 STOP_SECONDS = 10.0
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -43,9 +44,12 @@ def scheduler() -> None:
     settings = read_settings()
     with told_plainly():
         metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
+        courier = make_courier(settings)
     metronome.start()
+    courier.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)
     _wait_for_signal()
+    courier.stop()
     metronome.stop()
 
 

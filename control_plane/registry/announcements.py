@@ -4,13 +4,10 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from control_plane.domain import event_types
 from control_plane.domain.model_version import Digest
 from control_plane.domain.rollout import Phase, Rollout
 from control_plane.registry import outbox
-
-ROLLOUT = "surefoot.rollout"  # and the phase it has come to: surefoot.rollout.held
-QUARANTINED = "surefoot.quarantine.added"
-RELEASED = "surefoot.quarantine.released"
 
 
 def rollout_moved(
@@ -31,7 +28,7 @@ def rollout_moved(
     outbox.append(
         session,
         event_id=f"{becomes.surface}/{generation}/rollout/{becomes.rollout_id}",
-        kind=f"{ROLLOUT}.{becomes.phase.value}",
+        kind=f"{event_types.ROLLOUT}.{becomes.phase.value}",
         subject=becomes.surface,
         at=at,
         data={
@@ -53,7 +50,7 @@ def quarantined(
     outbox.append(
         session,
         event_id=f"quarantine/{quarantine_id}/{'released' if is_released else 'added'}",
-        kind=RELEASED if is_released else QUARANTINED,
+        kind=event_types.RELEASED if is_released else event_types.QUARANTINED,
         subject=digest,
         at=at,
         data={"digest": digest, "by": by, "reason": reason},

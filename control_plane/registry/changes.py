@@ -9,13 +9,12 @@ from sqlalchemy.orm import Session
 
 from control_plane import failpoints
 from control_plane.domain.errors import StaleGeneration
+from control_plane.domain.event_types import SPLIT_CHANGED
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Rollout
 from control_plane.registry import announcements, history, notifications, outbox
 from control_plane.registry.surfaces import SurfaceState, get, state_of
 from control_plane.registry.tables import SplitRow, SurfaceRow
-
-SPLIT_CHANGED = "surefoot.split.changed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -136,17 +136,7 @@ def list_dead(session: Session, *, subscriber: str | None = None, limit: int = 1
     if subscriber is not None:
         query = query.where(WebhookDeliveryRow.subscriber == subscriber)
     query = query.where(IS_DEAD).order_by(WebhookDeliveryRow.dead_at.desc(), WebhookDeliveryRow.outbox_id.desc())
-    return [
-        Dead(
-            subscriber=delivery.subscriber,
-            outbox_id=delivery.outbox_id,
-            event=row.event,
-            attempts=delivery.attempts,
-            dead_at=delivery.dead_at,
-            last_error=delivery.last_error,
-        )
-        for delivery, row in session.execute(query.limit(limit))
-    ]
+    return [_dead(delivery, row) for delivery, row in session.execute(query.limit(limit))]
 
 
 def replay(session: Session, subscriber: str, outbox_id: int | None = None, *, now: datetime) -> int:
@@ -232,6 +222,18 @@ def _record(session: Session, subscriber: str, outbox_id: int, **values: object)
         .where(WebhookDeliveryRow.subscriber == subscriber, WebhookDeliveryRow.outbox_id == outbox_id, IS_OPEN)
         .values(attempts=WebhookDeliveryRow.attempts + 1, **values)
         .execution_options(synchronize_session=False)
+    )
+
+
+def _dead(delivery: WebhookDeliveryRow, row: OutboxRow) -> Dead:
+    assert delivery.dead_at is not None
+    return Dead(
+        subscriber=delivery.subscriber,
+        outbox_id=delivery.outbox_id,
+        event=row.event,
+        attempts=delivery.attempts,
+        dead_at=delivery.dead_at,
+        last_error=delivery.last_error,
     )
 
 

@@ -47,17 +47,24 @@ def append(
     The caller's transaction holds a lock that whoever else writes of `ordering_key` (`subject` if None) waits for:
     so ids of one key grow in the order in which their changes are seen.
     """
-    event = {
-        "specversion": "1.0",
-        "id": event_id,
-        "source": "/surefoot/registry",
-        "type": kind,
-        "subject": subject,
-        "time": at.isoformat(),
-        "datacontenttype": "application/json",
-        "data": data,
-    }
-    session.add(OutboxRow(event=canonical_json(event), ordering_key=ordering_key or subject))
+    event = cloud_event(event_id=event_id, kind=kind, subject=subject, at=at, data=data)
+    session.add(OutboxRow(event=event, ordering_key=ordering_key or subject))
+
+
+def cloud_event(*, event_id: str, kind: str, subject: str, at: datetime, data: dict[str, object]) -> str:
+    """CloudEvents 1.0, structured; in ASCII, so that bytes and signature are the same however it is read."""
+    return canonical_json(
+        {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": "/surefoot/registry",
+            "type": kind,
+            "subject": subject,
+            "time": at.isoformat(),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+    )
 
 
 def read(session: Session, *, after: int = 0, limit: int = 100) -> list[Entry]:

@@ -1,0 +1,18 @@
+"""The types of the events that leave the registry, as subscribers name them."""
+
+from control_plane.domain.rollout import Phase
+
+SPLIT_CHANGED = "surefoot.split.changed"
+ROLLOUT = "surefoot.rollout"  # and the phase it has come to: surefoot.rollout.held
+QUARANTINED = "surefoot.quarantine.added"
+RELEASED = "surefoot.quarantine.released"
+TEST = "surefoot.webhook.test"  # sent by hand only, whatever a subscriber asks for
+
+TYPES = (SPLIT_CHANGED, *(f"{ROLLOUT}.{phase.value}" for phase in Phase), QUARANTINED, RELEASED)
+
+
+def matches(pattern: str, event_type: str) -> bool:
+    """`pattern` is a type, '*', or the beginning of types: 'surefoot.rollout.*'."""
+    if pattern.endswith("*"):
+        return event_type.startswith(pattern[:-1])
+    return event_type == pattern

@@ -76,6 +76,7 @@ def test_no_secret_stands_in_the_files() -> None:
         "COMPOSE_PROFILES": "cpu",
         "SUREFOOT_TOKENS": "",
         "SUREFOOT_RUNTIME_TOKEN": "",
+        "SUREFOOT_GROUPS": "",
         "SUREFOOT_METRIC_SOURCES": "",
     }
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from control_plane.api.deps import Operator, Sessions, WallNow, generation_tag
-from control_plane.domain.errors import InvalidField
+from control_plane.domain.errors import CommitUnknown, InvalidField
 from control_plane.domain.model_version import digest_of
 from control_plane.registry import idempotency
 from control_plane.registry.idempotency import Answer, Keyed
@@ -38,16 +38,13 @@ class OncePerKey:
     now: datetime  # wall time: people and programs retry in it, whatever clock the rollouts follow
 
     def __call__(self, change: Change) -> Response:
-        """In one transaction: the key, the change, and the answer."""
-        with self.sessions.writing() as session:
-            if self.request is None:
-                return _response(change(session))
-            before = idempotency.claim(session, self.request, now=self.now)
-            if before is not None:
-                return _response(before, is_replayed=True)
-            answer = change(session)
-            idempotency.record(session, self.request, answer)
-        return _response(answer)
+        """In one transaction: the key, the change, and the answer. `change` may run again from the start."""
+        if self.request is None:
+            return _response(self.sessions.write(change))
+        try:
+            return self._carry_out(self.request, change)
+        except CommitUnknown:  # the key is on record if the change is
+            return self._carry_out(self.request, change)
 
     def replay(self) -> Response | None:
         """What the request was answered already: for routes that look at the outside world before they change."""
@@ -56,6 +53,18 @@ class OncePerKey:
         with self.sessions.reading() as session:
             before = idempotency.recall(session, self.request, now=self.now)
         return None if before is None else _response(before, is_replayed=True)
+
+    def _carry_out(self, request: Keyed, change: Change) -> Response:
+        def work(session: Session) -> tuple[Answer, bool]:
+            before = idempotency.claim(session, request, now=self.now)
+            if before is not None:
+                return before, True
+            answered = change(session)
+            idempotency.record(session, request, answered)
+            return answered, False
+
+        answered, is_replayed = self.sessions.write(work)
+        return _response(answered, is_replayed=is_replayed)
 
 
 def answer(

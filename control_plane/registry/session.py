@@ -5,6 +5,7 @@ that is known not to have been committed. A commit whose answer was lost is told
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ class Sessions:
         snapshot = {} if is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading = sessionmaker(engine.execution_options(**snapshot))
         self._writing = sessionmaker(engine.execution_options(takes_write_lock=True))
+        self._turn = threading.Lock() if is_sqlite else None
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -107,7 +109,7 @@ class Sessions:
             CommitUnknown: the connection was lost while the database committed.
             RegistryUnavailable: any other trouble; nothing was changed. `TransactionConflict` where it may be repeated.
         """
-        with _database_trouble(self.engine), self._writing() as session:
+        with self._in_turn(), _database_trouble(self.engine), self._writing() as session:
             self._begin(session, "writing")
             yield session
             failpoints.reach("transaction.before_commit")
@@ -130,6 +132,19 @@ class Sessions:
                 if attempts_left == 0:
                     raise
                 time.sleep(_wait_seconds(CONFLICT_ATTEMPTS - attempts_left))
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """SQLite has one writer, and whoever finds it busy sleeps for up to a tenth of a second: ours wait here."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1_000):
+            raise RegistryUnavailable(_shown(self.engine), "another writer takes too long")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _begin(self, session: Session, purpose: str) -> None:
         """Nothing has been done yet, so what fails here is tried again for a while."""

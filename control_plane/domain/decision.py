@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from control_plane.domain.adaptive import next_weight_bp
 from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.plan import DIRECTION_OF, Metric, OnMissing
 from control_plane.domain.rollout import GROWING, Command, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
-from control_plane.domain.verdict import Blame, Finding, Outcome, Rule, Verdict
+from control_plane.domain.verdict import Blame, Finding, Outcome, Rule, Verdict, percent
 
 ACKNOWLEDGED_SHARE = 0.95  # of the live runtimes: one that hangs must not hold up a fleet of many
 EXPIRY_FLOOR = -0.20  # an expired candidate stays only if no gate's interval reaches below this effect
@@ -40,11 +41,15 @@ class Readiness:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """A command to apply, or None to wait; `until` is an estimate where one exists."""
+    """A command to apply, or None to wait; `until` is an estimate where one exists.
+
+    An advance with `weight_bp` stays in its step and takes that weight there.
+    """
 
     command: Command | None
     reason: str
     until: datetime | None = None
+    weight_bp: int | None = None
 
 
 def decide(rollout: Rollout, verdict: Verdict | None, *, readiness: Readiness, now: datetime) -> Decision:
@@ -145,7 +150,7 @@ def _move(rollout: Rollout, verdict: Verdict | None, readiness: Readiness, now: 
         return Decision(command=None, reason=_unacknowledged(rollout, readiness), until=expires_at(rollout))
     baked_at = rollout.stage_began_at + timedelta(seconds=_bake_seconds(rollout))
     if rollout.is_monitored and (lacking := _lacking(verdict, baked_at, now)) is not None:
-        return lacking
+        return _raise(rollout, verdict, baked_at, now) or lacking
     if now < baked_at:
         said = "the evidence suffices" if rollout.is_monitored else "an unmonitored step"
         return Decision(command=None, reason=f"{said}; baking", until=baked_at)
@@ -170,6 +175,24 @@ def _lacking(verdict: Verdict | None, baked_at: datetime, now: datetime) -> Deci
     if verdict.allows_advance:
         return None
     return Decision(command=None, reason=verdict.reason, until=_latest(baked_at, _resolves_at(verdict, now)))
+
+
+def _raise(rollout: Rollout, verdict: Verdict | None, baked_at: datetime, now: datetime) -> Decision | None:
+    """As far within the step as the loss budget surely allows; never ahead of approvals, which guard the next step."""
+    if verdict is None or rollout.phase is not Phase.RAMPING or now < baked_at or rollout.approvals_needed:
+        return None
+    weight_bp = next_weight_bp(
+        rollout.plan,
+        step=rollout.step,
+        weight_bp=rollout.candidate_bp,
+        safe_share_bp=verdict.safe_share_bp,
+        is_shown_safe=False,
+    )
+    if weight_bp <= rollout.candidate_bp:
+        return None
+    budget = percent(rollout.plan.judge.loss_budget, signed=False)
+    reason = f"up to {weight_bp / 100:g} % of the traffic its loss surely stays within the budget of {budget}"
+    return Decision(command=Command.ADVANCE, reason=reason, weight_bp=weight_bp)
 
 
 def _unapproved(rollout: Rollout) -> str:

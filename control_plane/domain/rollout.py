@@ -232,6 +232,19 @@ def apply(
             assert_never(command)
 
 
+def raised(rollout: Rollout, *, weight_bp: int, now: datetime) -> Rollout:
+    """The rollout at a larger weight within its step: a stage of its own, with its own bake time.
+
+    The step is not left, so what it asked for and got (approvals) stays.
+
+    Raises:
+        IllegalTransition: it is not ramping, or the weight is no raise or beyond the plan's next step.
+    """
+    if rollout.phase is not Phase.RAMPING or not rollout.candidate_bp < weight_bp <= rollout.next_share_bp:
+        raise IllegalTransition(f"{rollout.phase} at {rollout.candidate_bp / 100:g} %", f"a raise to {weight_bp} bp")
+    return replace(rollout, weight_bp=weight_bp, entered_at=now, acknowledged_at=None)
+
+
 def dequeued(rollout: Rollout, *, stable: VersionId, now: datetime) -> Rollout:
     """A queued rollout whose surface is free: pending, over what is stable there by now."""
     assert rollout.phase is Phase.QUEUED, f"rollout {rollout.rollout_id} is {rollout.phase}, not queued"

@@ -118,6 +118,7 @@ class Verdict:
     generation: int
     seconds_to_resolve: float | None = None
     needs_person: bool = False  # waiting alone will not do
+    safe_share_bp: int | None = None  # of an adaptive plan's ramp: at it the loss surely stays inside the budget
 
     @property
     def allows_advance(self) -> bool:
@@ -132,9 +133,13 @@ class Verdict:
         """Canonical JSON: equal verdicts are equal bytes. NaN and infinities are refused.
 
         Figures have `FIGURES` significant digits: the last bits of a double differ between processors, whose
-        logarithms round differently, and nobody knows an effect to more.
+        logarithms round differently, and nobody knows an effect to more. What only some plans ask for is left out
+        where it was not asked for, so that verdicts of before replay to the same bytes.
         """
-        return json.dumps(_told(asdict(self)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        told = asdict(self)
+        if self.safe_share_bp is None:
+            del told["safe_share_bp"]
+        return json.dumps(_told(told), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":

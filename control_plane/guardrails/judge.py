@@ -27,6 +27,7 @@ from control_plane.guardrails.operational import operational_findings
 from control_plane.guardrails.paired_brier import brier_findings
 from control_plane.guardrails.policies import policy_of
 from control_plane.guardrails.rulings import Evidence, Ruling
+from control_plane.guardrails.safe_share import safe_share_bp
 from control_plane.guardrails.sample_ratio import cross_exposure
 from control_plane.guardrails.sanity import check_moments, check_plan
 from control_plane.guardrails.score_calibration import score_calibration_findings
@@ -34,6 +35,7 @@ from control_plane.guardrails.served_calibration import calibration_findings, sh
 from control_plane.guardrails.shadow_entropy import entropy_findings, weighing_entropy_findings
 
 SERVING = frozenset({Phase.RAMPING, Phase.WATCHING})
+COMPARABLE = frozenset({Rule.NOT_SHOWN_SAFE, Rule.SHOWN_SAFE})  # rules that leave nothing else to be settled first
 BLOCK = 32  # cases: enough that a call of numpy costs little next to what it does, few enough to be in memory together
 
 
@@ -169,7 +171,10 @@ def _in_ramp(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
         or rulings.novelty(evidence)
         or rulings.shown_safe(evidence)
     )
-    return _verdict(evidence, ruling)
+    safe_bp = None
+    if look.plan.is_adaptive:
+        safe_bp = safe_share_bp(look, evidence.findings) if ruling.rule in COMPARABLE else 0
+    return replace(_verdict(evidence, ruling), safe_share_bp=safe_bp)
 
 
 def _in_watch(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, assert_never
 from control_plane.domain.decision import Readiness, decide
 from control_plane.domain.moments import Moments
 from control_plane.domain.plan import DAY, RolloutPlan
-from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, RolloutId, apply, stage_of
+from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, RolloutId, apply, raised, stage_of
 from control_plane.domain.split import Arm
 from control_plane.domain.verdict import Answer, Outcome, Rule, Verdict
 from control_plane.guardrails.judge import judge
@@ -112,7 +112,7 @@ def run(plan: RolloutPlan, traffic: Stream, *, started_at_ms: int, looks_per_day
         if decision.command is not None:
             generation += 1
             reason = decision.reason
-            rollout = _moved(rollout, decision.command, generation, now)
+            rollout = _moved(rollout, decision.command, decision.weight_bp, generation, now)
             weighted_at = now if weighted_at is None and rollout.candidate_bp else weighted_at
             path.append((_days(now - started_at), rollout.candidate_bp))
         if rollout.phase in FINISHED | STANDSTILL or now >= end:
@@ -186,9 +186,12 @@ def _approved(rollout: Rollout, now: datetime) -> Rollout:
     return rollout
 
 
-def _moved(rollout: Rollout, command: Command, generation: int, now: datetime) -> Rollout:
+def _moved(rollout: Rollout, command: Command, weight_bp: int | None, generation: int, now: datetime) -> Rollout:
     """What is rehearsed serves at once, so that every stage is acknowledged as it begins."""
-    after = apply(rollout, command, now=now, by=REHEARSER)
+    if weight_bp is not None:
+        after = raised(rollout, weight_bp=weight_bp, now=now)
+    else:
+        after = apply(rollout, command, now=now, by=REHEARSER)
     return replace(after, stage_generation=generation, acknowledged_at=now) if command is Command.ADVANCE else after
 
 

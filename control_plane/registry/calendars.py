@@ -62,7 +62,9 @@ def window_at(freeze: Freeze, moment: datetime) -> Window | None:
     """The time around `moment` in which this freeze stands; None if it does not.
 
     A calendar that cannot be read, for its time zone is unknown here, say, is taken to stand: what grows can wait.
+    A clock that shows a time before the freeze was declared is behind: no freeze waits for it.
     """
+    moment = max(moment, freeze.created_at)
     whole = Window(starts_at=freeze.starts_at, ends_at=freeze.ends_at)
     if freeze.lifted_at is not None or not whole.holds(moment):
         return None

@@ -75,7 +75,7 @@ def a_freeze(
         owner="ann",
         reason="test",
         bypass_group="",
-        created_at=NOON,
+        created_at=starts_at - timedelta(days=30),
         created_by="ann",
     )
 

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import Forbidden, Frozen, InvalidField, UnknownName
 from control_plane.domain.freeze import Calendar, Freeze, StandingFreeze
 from control_plane.domain.model_version import Surface
-from control_plane.registry import freezes, rollouts
+from control_plane.registry import changes, freezes, rollouts
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import FreezeRow, OutboxRow
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_version
@@ -123,6 +125,11 @@ class TestStanding:
         assert found.until == saturday
         assert standing(sessions, now=saturday) is None
         assert standing(sessions, now=FRIDAY_17_00 + timedelta(days=7)) is None
+
+    def test_a_freeze_declared_by_a_clock_ahead_stands_at_once_for_one_behind(self, sessions: Sessions) -> None:
+        declared(sessions, now=NOON + timedelta(seconds=5), ends_at=NOON + timedelta(hours=1))
+
+        assert standing(sessions, now=NOON - timedelta(seconds=5)) is not None
 
     def test_a_calendar_that_this_machine_cannot_read_is_taken_to_stand(self, sessions: Sessions) -> None:
         declared(sessions, starts_at=FRIDAY_17_00, calendar=WEEKENDS)
@@ -297,3 +304,35 @@ class TestDeclaring:
         assert every == [elsewhere, everywhere, over]
         assert still_open == [elsewhere, everywhere]
         assert here == [everywhere, over]
+
+
+@pytest.mark.usefixtures("surface")
+@pytest.mark.parametrize("frozen", [HOME_FEED, None], ids=["one surface", "all surfaces"])
+def test_once_a_declaration_has_returned_nothing_grows_any_more(sessions: Sessions, frozen: Surface | None) -> None:
+    """A change that had asked already is waited for; one that asks later is refused."""
+    has_asked, may_go_on, ended = Event(), Event(), list[str]()
+
+    def grow_slowly() -> None:
+        with sessions.writing() as session:
+            changes.lock_one(session, HOME_FEED)
+            freezes.check(session, HOME_FEED, now=NOON, by="bob", groups=(), reason="")
+            has_asked.set()
+            assert may_go_on.wait(30)
+            ended.append("grew")
+
+    def stop_the_line() -> None:
+        declared(sessions, frozen)
+        ended.append("frozen")
+
+    with ThreadPoolExecutor(2) as pool:
+        growing = pool.submit(grow_slowly)
+        assert has_asked.wait(30)
+        freezing = pool.submit(stop_the_line)
+        assert wait([freezing], timeout=0.5).done == set()
+        may_go_on.set()
+        growing.result(30)
+        freezing.result(30)
+
+    assert ended == ["grew", "frozen"]
+    with pytest.raises(Frozen):
+        grow(sessions)

@@ -2,7 +2,17 @@
 
 import typer
 
-from control_plane.commands import freezes, processes, registry, rehearsal, releases, rollouts, verdicts, webhooks
+from control_plane.commands import (
+    freezes,
+    history,
+    processes,
+    registry,
+    rehearsal,
+    releases,
+    rollouts,
+    verdicts,
+    webhooks,
+)
 
 app = typer.Typer(
     name="surefoot",
@@ -29,6 +39,7 @@ app.add_typer(registry.quarantine_app, name="quarantine")
 app.add_typer(freezes.app, name="freeze")
 app.command("unfreeze")(freezes.unfreeze)
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(history.app, name="history")
 app.add_typer(registry.db_app, name="db")
 
 

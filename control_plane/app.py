@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from control_plane.admin import pages
 from control_plane.api import (
+    aliases,
     errors,
     events,
     freezes,
@@ -19,6 +20,7 @@ from control_plane.api import (
     releases,
     rollouts,
     runtimes,
+    served,
     splits,
     surfaces,
     verdicts,
@@ -28,6 +30,7 @@ from control_plane.api import (
 from control_plane.api.body_limit import BodyLimit
 from control_plane.api.deps import Parts
 from control_plane.api.instruments import Instruments, Measured
+from control_plane.api.memory import Memory
 from control_plane.api.openapi import describe
 from control_plane.api.split_feed import SplitFeed
 from control_plane.clock import Clock
@@ -42,6 +45,8 @@ from control_plane.webhooks.courier import make_courier
 
 NOUNS = (
     surfaces,
+    aliases,
+    served,
     splits,
     versions,
     rollouts,
@@ -72,6 +77,7 @@ def create_app(settings: Settings, clock: Clock) -> FastAPI:
         event_log=EventLog(settings.log_dir),
         split_feed=SplitFeed(sessions, clock),
         instruments=Instruments(),
+        memory=Memory(sessions.engine),
     )
     app = FastAPI(title="Surefoot", version=version("surefoot"), lifespan=_lifespan)
     app.state.parts = parts
@@ -91,6 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(upgrade, parts.sessions.engine)
     async with AsyncExitStack() as running:
         running.push_async_callback(run_in_threadpool, parts.sessions.engine.dispose)
+        running.callback(parts.memory.close)
         await running.enter_async_context(parts.split_feed.polling())
         if parts.settings.runs_scheduler:
             metronome = make_metronome(parts.settings, parts.sessions, parts.clock)

@@ -30,6 +30,16 @@ def call(method: str, path: str, *, body: Json | None = None, params: dict[str, 
     return response.json() if response.content else None
 
 
+def stream_lines(path: str, *, params: dict[str, str] | None = None) -> Iterator[str]:
+    """The lines of a long answer as they come, with their line breaks; exits with 1 as `call` does."""
+    with _client() as client, _connection_errors(), client.stream("GET", path, params=params) as response:
+        if response.is_error:
+            response.read()
+            fail(_problem(response))
+        for line in response.iter_lines():
+            yield f"{line}\n"
+
+
 def fail(message: str, *, code: int = 1) -> typer.Exit:
     err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)

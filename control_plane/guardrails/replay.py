@@ -33,6 +33,7 @@ ARRAYS: dict[str, np.dtype[np.signedinteger]] = {
     "before_MGAK": np.dtype("<i8"),
 }
 MAX_WHOLE = 2**512  # nothing can be computed with more; what merely cannot be is for the judge to name
+LENGTH_BYTES = 8  # before the header
 COMPRESSION_LEVEL = 3  # counts lie transposed by byte, mostly zeros: higher levels cost time and win little
 
 
@@ -62,7 +63,7 @@ def pack(plan: RolloutPlan, stage: Stage, moments: Moments, health: Health, read
         allow_nan=False,
     ).encode()
     body = b"".join(_array_bytes(name, array) for name, array in _arrays(moments).items())
-    return MAGIC + zlib.compress(len(header).to_bytes(8, "big") + header + body, COMPRESSION_LEVEL)
+    return MAGIC + zlib.compress(len(header).to_bytes(LENGTH_BYTES, "big") + header + body, COMPRESSION_LEVEL)
 
 
 def unpack(packed: bytes) -> Inputs:
@@ -71,10 +72,24 @@ def unpack(packed: bytes) -> Inputs:
         raise InvalidMoments("inputs", f"must begin with {MAGIC.decode().strip()!r}")
     try:
         content = zlib.decompress(packed[len(MAGIC) :])
-        length = int.from_bytes(content[:8], "big")
-        header = json.loads(content[8 : 8 + length])
-        arrays = _read_arrays(content[8 + length :], header["shapes"])
+        body = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")
+        header = json.loads(content[LENGTH_BYTES:body])
+        arrays = _read_arrays(content[body:], header["shapes"])
         return _read_inputs(header, arrays)
+    except (zlib.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InvalidMoments("inputs", f"are damaged: {error}") from error
+
+
+def readings(packed: bytes) -> tuple[Reading, ...]:
+    """The external readings alone, without unpacking the sums; anything but inputs is `InvalidMoments`."""
+    if not packed.startswith(MAGIC):
+        raise InvalidMoments("inputs", f"must begin with {MAGIC.decode().strip()!r}")
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(packed[len(MAGIC) :], LENGTH_BYTES)
+        length = int.from_bytes(content, "big")
+        header = json.loads(stream.decompress(stream.unconsumed_tail, length))
+        return tuple(_reading(told) for told in header["readings"])
     except (zlib.error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise InvalidMoments("inputs", f"are damaged: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What serves on each surface, now and earlier. Reads only; `rollouts` is the writer."""
+"""What serves on each surface. Reads only; `rollouts` is the writer, `served` tells what was earlier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -106,17 +106,6 @@ def shares_since(session: Session, surface: Surface, generation: int) -> dict[in
     return {row.generation: row.candidate_bp for row in rows}
 
 
-def served_at(session: Session, surface: Surface, at: datetime) -> Split | None:
-    """What served at a moment, as ordered; runtimes follow within seconds."""
-    row = session.scalar(
-        select(SplitRow)
-        .where(SplitRow.surface == surface, SplitRow.at <= at)
-        .order_by(SplitRow.generation.desc())
-        .limit(1)
-    )
-    return None if row is None else _split_of(row)
-
-
 def state_of(row: SurfaceRow) -> SurfaceState:
     return SurfaceState(
         surface=Surface(row.surface),
@@ -143,19 +132,6 @@ def _fresh() -> Select[SurfaceRow]:
 
 def _names(session: Session) -> Sequence[str]:
     return session.scalars(select(SurfaceRow.surface).order_by(SurfaceRow.surface)).all()
-
-
-def _split_of(row: SplitRow) -> Split:
-    return Split(
-        surface=Surface(row.surface),
-        generation=row.generation,
-        salt=row.salt,
-        stable=VersionId(row.stable),
-        candidate=_version(row.candidate),
-        candidate_bp=row.candidate_bp,
-        shadow=_version(row.shadow),
-        shadow_sample_bp=row.shadow_sample_bp,
-    )
 
 
 def _version(value: str | None) -> VersionId | None:

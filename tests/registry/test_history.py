@@ -17,8 +17,10 @@ from tests.builders import HOME_FEED, NOON, a_version
 from tests.registry import long_history, scene
 from tests.registry.tampering import tampering
 
-HASHED_IN_REVISION_1 = ("surface", "seq", "at", "by", "command", "reason", "before", "after")
-HASHED_IN_REVISION_1 += ("rollout_id", "verdict_id", "code_version")
+HASHED_IN_REVISION_1 = [
+    *("surface", "seq", "at", "by", "command", "reason", "before", "after"),
+    *("rollout_id", "verdict_id", "code_version"),
+]
 
 
 def test_every_change_has_its_row_without_gaps(sessions: Sessions) -> None:

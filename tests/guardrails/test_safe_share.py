@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.domain.moments import Health, Moments
+from control_plane.domain.moments import Moments
 from control_plane.domain.plan import JudgePlan, RolloutPlan
 from control_plane.domain.rollout import Phase, Stage
 from control_plane.domain.verdict import Answer, Rule, Verdict
@@ -132,7 +132,7 @@ def test_a_gate_beyond_its_limit_or_without_an_answer_allows_nothing() -> None:
     plan = an_adaptive_plan(
         operational=[{"metric": "error_rate", "limit": 0.01, "role": "hold"}],
     )
-    unanswered = judge(plan, early(), moments(), Health(**_silent()))
+    unanswered = looked(moments(), plan)
 
     assert any(finding.answer is not Answer.SAFE and finding.limit is not None for finding in unanswered.findings)
     assert unanswered.safe_share_bp == 0
@@ -161,8 +161,3 @@ def test_an_adaptive_verdict_replays_to_the_last_bit(seed: int, effect: float) -
     assert verdict.safe_share_bp is not None
     assert replay(pack(*inputs)).to_json() == verdict.to_json()
     assert Verdict.from_json(verdict.to_json()).safe_share_bp == verdict.safe_share_bp
-
-
-def _silent() -> dict[str, object]:
-    sound = a_health()
-    return {"stable": sound.stable, "candidate": sound.candidate, "live_runtimes": 2, "acknowledged_runtimes": 2}

@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Header, Path, Query, Request
 
 from control_plane.api.instruments import Instruments
+from control_plane.api.memory import Memory
 from control_plane.api.split_feed import SplitFeed
 from control_plane.clock import Clock, system_clock
 from control_plane.domain.errors import InvalidField
@@ -48,6 +49,7 @@ class Parts:
     event_log: EventLog
     split_feed: SplitFeed
     instruments: Instruments
+    memory: Memory
     heartbeat_lane: CapacityLimiter = field(default_factory=_lane(HEARTBEAT_THREADS))
     event_lane: CapacityLimiter = field(default_factory=_lane(EVENT_THREADS))
 

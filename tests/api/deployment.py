@@ -84,8 +84,8 @@ class Deployment:
         return self.client.post(f"/v1/rollouts/{rollout_id}/commands", json={"command": command, **body})
 
     def ramp(self, rollout_id: int) -> dict[str, Any]:
-        """To the first step, overruling the judge."""
-        for command in ("start", "advance", "advance"):
+        """To the first step, past its gates."""
+        for command in ("start", "skip", "skip"):
             answer = self.command(rollout_id, command, reason="a test")
             assert answer.status_code == 200, answer.text
         rollout: dict[str, Any] = answer.json()

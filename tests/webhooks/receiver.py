@@ -83,6 +83,8 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if len(body) < int(self.headers["content-length"]):  # whoever sent it died on the way
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 received = Received(path=self.path, headers=headers, body=body, at=time.monotonic())
                 receiver.received.append(received)

@@ -1,0 +1,105 @@
+"""A small model of the rules: which command leads from which phase to which, and what weight it leaves."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ON_THE_WAY = ("warming", "shadow", "ramping", "watching")
+ACTIVE = ("pending", *ON_THE_WAY, "held", "expired")
+FORWARD = {
+    ("warming", "shadow"),
+    ("shadow", "ramping"),
+    ("shadow", "watching"),
+    ("ramping", "ramping"),
+    ("ramping", "watching"),
+    ("watching", "done"),
+}
+HOME: set[tuple[str | None, str | None]] = {(phase, "rolled_back") for phase in (*ACTIVE, "queued", "done")}
+MOVES: dict[str, set[tuple[str | None, str | None]]] = {
+    "create_surface": {(None, None)},
+    "adopt": {(None, None)},
+    "create": {(None, "pending")},
+    "queue": {(None, "queued")},
+    "dequeue": {("queued", "pending"), ("queued", "rolled_back")},
+    "start": {("pending", "warming")},
+    "advance": {*FORWARD},
+    "skip": {*FORWARD},
+    "hold": {(phase, "held") for phase in ON_THE_WAY},
+    "resume": {(phase, back) for phase in ("held", "expired") for back in ON_THE_WAY},
+    "approve": {(phase, phase) for phase in ("ramping", "watching", "held")},
+    "expire": {(phase, "expired") for phase in ("shadow", "ramping", "watching", "held")},
+    "renew_watch": {(phase, phase) for phase in ("ramping", "watching", "held", "expired")},
+    "restart": {
+        *((phase, begins) for phase in (*ON_THE_WAY, "held", "expired") for begins in ("warming", "shadow")),
+        *((phase, phase) for phase in ("queued", "pending")),
+    },
+    "roll_back": HOME,
+    "abort": {move for move in HOME if move[0] != "done"},
+    "quarantine": {*HOME, (None, None)},
+}
+
+
+def broken_move(
+    command: str, before: Mapping[str, Any], after: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """What is wrong with one change, in words; None if an uninterrupted run makes it, too."""
+    was, becomes = before.get("rollout"), after.get("rollout")
+    move = (None if was is None else was["phase"], None if becomes is None else becomes["phase"])
+    if command not in MOVES:
+        return "is no command"
+    if move not in MOVES[command]:
+        return f"leads from {move[0]} to {move[1]}"
+    if was is not None and becomes is not None and becomes["step"] != _step(command, was):
+        return f"leads from step {was['step']} to {becomes['step']}"
+    if "queued" in move and "pending" not in move:
+        return None if _serving(before) == _serving(after) else "changes what serves, and its rollout only waits"
+    return _broken_weight(command, before, after, steps) or _broken_stable(command, before, after)
+
+
+def is_waiting(before: Mapping[str, Any]) -> bool:
+    """Whether a change is about a rollout that had not come to its surface yet."""
+    was = before.get("rollout")
+    return was is not None and was["phase"] == "queued"
+
+
+def _serving(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in ("rollout", "generation")}
+
+
+def _step(command: str, was: Mapping[str, Any]) -> int:
+    step: int = was["step"]
+    if command in ("advance", "skip") and was["phase"] in ("shadow", "ramping"):
+        return step + 1
+    return -1 if command == "restart" else step
+
+
+def _broken_weight(
+    command: str, before: Mapping[str, Any], after: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
+) -> str | None:
+    rollout = after.get("rollout")
+    phase = None if rollout is None else rollout["phase"]
+    if rollout is not None and phase in ("ramping", "watching"):
+        expected = _basis_points(steps[rollout["step"]]["share"])
+    elif phase in ("held", "expired"):
+        expected = before["candidate_bp"]
+    else:
+        expected = 0
+    if after["candidate_bp"] != expected:
+        return f"leaves {after['candidate_bp']} basis points, not {expected}"
+    return None
+
+
+def _broken_stable(command: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Stable changes by adoption, by a rollout that is done, and on the way home from a bad stable."""
+    was, is_now = before.get("stable"), after["stable"]
+    rollout = after.get("rollout")
+    if is_now == was or command in ("adopt", "create_surface"):
+        return None
+    if rollout is not None and rollout["phase"] == "done":
+        return None if is_now == before["candidate"] else f"makes {is_now} stable, not its candidate"
+    if command in ("roll_back", "quarantine"):
+        return None if is_now == before["last_proven"] else f"lands on {is_now}, not on the last proven"
+    return f"changes stable from {was} to {is_now}"
+
+
+def _basis_points(share: str) -> int:
+    return int(share.removesuffix("bp"))

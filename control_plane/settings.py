@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     runs_scheduler: bool = True  # whether `serve` carries a scheduler, beside any stand-alone one
     lease_seconds: float = Field(default=10.0, gt=0)  # a scheduler that is silent for longer is deposed
     runtime_silent_seconds: float = Field(default=30.0, gt=0)  # wall time after which a runtime counts as gone
+    retention_days: float = Field(default=90.0, ge=0)  # of what judges saw and runtimes told; 0 keeps everything
     tokens: str = ""  # "name=token,name=token"; empty: anyone who reaches the port may act
     groups: str = ""  # "group=name,name;group=name": who may overrule freezes and approve steps
     # Where external metrics are read: JSON, name to URL. Never shown, for a URL may hold a password.
@@ -38,6 +39,13 @@ class Settings(BaseSettings):
     webhook_max_attempts: int = Field(default=20, ge=1)  # after which an event is on the dead-letter list
     webhook_retention_days: float = Field(default=14.0, gt=0)  # of what was delivered
     public_url: str = Field(default="", pattern=r"^(https?://\S+)?$")  # of the admin page, in messages to people
+
+    @field_validator("retention_days")
+    @classmethod
+    def _refuse_less_than_a_day(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("must be 0, which keeps everything, or at least 1")
+        return value
 
     @field_validator("webhooks", mode="before")
     @classmethod

@@ -181,22 +181,27 @@ def prune(session: Session, subscriber: str, *, delivered_before: datetime, dead
 
 
 def prune_outbox(session: Session, *, before: datetime) -> int:
-    """Forget events of before that nobody is still to be told of, some of them; return how many.
+    """Forget events of before that nobody is still to be told of, some of them; return how many."""
+    old = [outbox_id for outbox_id, _ in prunable_outbox(session, before=before, limit=PRUNED_AT_ONCE)]
+    session.execute(delete(OutboxRow).where(OutboxRow.outbox_id.in_(old)).execution_options(synchronize_session=False))
+    return len(old)
+
+
+def prunable_outbox(session: Session, *, before: datetime, limit: int | None = None) -> list[tuple[int, int]]:
+    """Events of before that nobody is still to be told of, among the `limit` oldest: their ids and sizes.
 
     The newest event stays, whatever its age: SQLite would give its number to another one.
     """
     settled = session.scalar(select(func.min(WebhookSubscriberRow.fanned_out_to)))
     newest = outbox.last_id(session)
-    rows = session.scalars(
-        select(OutboxRow)
+    rows = session.execute(
+        select(OutboxRow.outbox_id, OutboxRow.event)
         .where(OutboxRow.outbox_id < newest, OutboxRow.outbox_id <= (newest if settled is None else settled))
         .where(OutboxRow.outbox_id.not_in(select(WebhookDeliveryRow.outbox_id)))
         .order_by(OutboxRow.outbox_id)
-        .limit(PRUNED_AT_ONCE)
+        .limit(limit)
     )
-    old = [row.outbox_id for row in rows if _happened_at(row.event) < before]
-    session.execute(delete(OutboxRow).where(OutboxRow.outbox_id.in_(old)).execution_options(synchronize_session=False))
-    return len(old)
+    return [(row.outbox_id, len(row.event)) for row in rows if _happened_at(row.event) < before]
 
 
 def forget_silent(session: Session, *, since: datetime) -> list[str]:

@@ -17,6 +17,7 @@ from control_plane.providers.sources import Source, make_sources
 from control_plane.registry import leases
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.external import NO_SOURCES
+from control_plane.scheduler.housekeeping import EVERY_SECONDS, Housekeeper
 from control_plane.scheduler.lease_keeper import LeaseKeeper
 from control_plane.scheduler.tick import TickReport, tick
 from control_plane.settings import Settings
@@ -40,6 +41,7 @@ class Metronome:
         lease_seconds: float,
         runtime_silent_seconds: float,
         sources: Mapping[str, Source] = NO_SOURCES,
+        keep_days: float = 0.0,
         on_tick: Callable[[TickReport], None] = lambda report: None,
     ) -> None:
         self.holder = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
@@ -58,6 +60,10 @@ class Metronome:
         self._scheduler = BackgroundScheduler(timezone=UTC)
         self._scheduler.add_job(
             self.beat, "interval", seconds=tick_seconds, max_instances=1, coalesce=True, misfire_grace_time=None
+        )
+        housekeeper = Housekeeper(sessions, clock, keep_days=keep_days)
+        self._scheduler.add_job(
+            lambda: housekeeper.sweep(self.epoch), "interval", seconds=EVERY_SECONDS, max_instances=1, coalesce=True
         )
 
     def start(self) -> None:
@@ -116,5 +122,6 @@ def make_metronome(
         lease_seconds=settings.lease_seconds,
         runtime_silent_seconds=settings.runtime_silent_seconds,
         sources=make_sources(settings.metric_sources),
+        keep_days=settings.retention_days,
         on_tick=on_tick,
     )

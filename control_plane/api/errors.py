@@ -38,6 +38,7 @@ STATUS_OF: dict[type[Exception], HTTPStatus] = {
     errors.Deposed: HTTPStatus.CONFLICT,
     errors.InvalidField: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.DigestMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.CalibratorMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsafeArtifact: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.GoldenMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.Quarantined: HTTPStatus.LOCKED,

@@ -306,6 +306,7 @@ class RolloutFactsOut(BaseModel):
 class RolloutLineOut(RolloutFactsOut):
     """One rollout, what it waits for, and how far the runtimes follow."""
 
+    changed_parts: list[Part] = Field(description="in which the candidate differs from stable; a calibrator may alone")
     generation: int = Field(description="of the surface; what a command's seen_generation is compared with")
     waiting_for: str | None
     until: datetime | None = Field(description="an estimate, where one exists")

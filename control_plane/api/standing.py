@@ -6,9 +6,10 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from control_plane.domain.decision import Decision, decide
+from control_plane.domain.model_version import Part
 from control_plane.domain.rollout import FINISHED, Phase, Rollout
 from control_plane.domain.surface_graph import blocked_by
-from control_plane.registry import evidence, rollouts, runtimes, surfaces
+from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.evidence import StoredVerdict
 
 
@@ -28,6 +29,7 @@ class Standing:
     acknowledged_runtimes: int
     loaded_runtimes: int
     home_since: datetime | None = None
+    changed_parts: tuple[Part, ...] = ()
 
     @property
     def acknowledged_bp(self) -> int:
@@ -57,6 +59,7 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
         acknowledged_runtimes=health.acknowledged_runtimes,
         loaded_runtimes=readiness.loaded_runtimes,
         home_since=home_since,
+        changed_parts=model_versions.changed_parts(session, before=rollout.stable, after=rollout.candidate),
     )
 
 

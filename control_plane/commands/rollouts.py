@@ -50,7 +50,8 @@ def status(
         return
     for rollout in rollouts:
         out.print(_sentence(rollout), soft_wrap=True)
-        out.print(f"  candidate {rollout['candidate']} against stable {rollout['stable']}{_behind(rollout)}")
+        pair = f"candidate {rollout['candidate']} against stable {rollout['stable']}"
+        out.print(f"  {pair}{_in_what(rollout)}{_behind(rollout)}", soft_wrap=True)
 
 
 @app.command()
@@ -131,6 +132,11 @@ def _ending(rollout: dict[str, Any]) -> str:
         return ""
     why = f": {end['reason']}" if end["reason"] else ""
     return f", {end['command'].replace('_', ' ')} by {end['by']} on {_moment(end['at'])}{why}"
+
+
+def _in_what(rollout: dict[str, Any]) -> str:
+    """Said where weights and inputs stay: such a rollout, and its roll back, touches nothing else."""
+    return ", calibrator only" if rollout["changed_parts"] == ["calibrator"] else ""
 
 
 def _behind(rollout: dict[str, Any]) -> str:

@@ -44,6 +44,18 @@ class DigestMismatch(ControlPlaneError):
         super().__init__(f"{path}: its digest is {found}, the manifest says {expected}")
 
 
+class CalibratorMismatch(ControlPlaneError):
+    """A calibrator was fitted on the scores of other weights than it comes with."""
+
+    def __init__(self, version: str, part: str, *, fitted_on: str, found: str) -> None:
+        self.version = version
+        self.part = part
+        self.fitted_on = fitted_on
+        self.found = found
+        hint = "fit it anew on these weights"
+        super().__init__(f"{version}: its calibrator was fitted on {part} {fitted_on}, it comes with {found}; {hint}")
+
+
 class UnsafeArtifact(ControlPlaneError):
     """A file that is not plain tensors: truncated, pickled, or something else altogether."""
 
@@ -116,12 +128,13 @@ class IllegalTransition(ControlPlaneError):
 
 
 class MissingVerdict(ControlPlaneError):
-    """Weight may grow only on a passing verdict of this digest, or on a person's recorded reason."""
+    """Weight may grow only on a passing verdict of this digest, or by a person's skip with its reason."""
 
     def __init__(self, rollout_id: int) -> None:
         self.rollout_id = rollout_id
         super().__init__(
-            f"rollout {rollout_id} may not grow without a passing verdict; to overrule the judge, give a reason"
+            f"rollout {rollout_id} may not grow without a passing verdict of what serves now; "
+            "to go on without one, skip this step with a reason"
         )
 
 

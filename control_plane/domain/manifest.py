@@ -6,9 +6,9 @@ so exports that share a trunk name the same trunk.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from control_plane.domain.errors import InvalidManifest, UnsafeArtifact
+from control_plane.domain.errors import CalibratorMismatch, InvalidManifest, UnsafeArtifact
 from control_plane.domain.model_version import (
     Digest,
     ModelVersion,
@@ -26,6 +26,7 @@ FILE_OF = {
     Part.SURFACE_EXPORT: "surface.safetensors",
     Part.CALIBRATOR: "calibrator.safetensors",
 }
+FITTED_ON = "calibrator_fitted_on"
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
 PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
 MAX_TEXT = 200  # characters of a name: pages and databases show it on one line
@@ -33,8 +34,19 @@ MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FittedOn:
+    """The weights whose scores a calibrator was fitted on; to those of others it means nothing."""
+
+    trunk: Digest
+    surface_export: Digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What the control plane needs to know of an artifact; `config` is the network's own, opaque here."""
+    """What the control plane needs to know of an artifact; `config` is the network's own, opaque here.
+
+    `fitted_on` ties the calibrator to its weights; manifests of before do not tell.
+    """
 
     version: ModelVersion
     model_name: str
@@ -43,6 +55,7 @@ class Manifest:
     golden_tolerance: float
     training_run: str
     config: Mapping[str, object]
+    fitted_on: FittedOn | None = None
 
     def digest_of_file(self, file_name: str) -> Digest:
         for part, name in FILE_OF.items():
@@ -51,8 +64,10 @@ class Manifest:
         return self.golden
 
     def to_json(self) -> str:
+        tie = {} if self.fitted_on is None else {FITTED_ON: asdict(self.fitted_on)}
         return json.dumps(
             {
+                **tie,
                 "format": FORMAT,
                 "model_name": self.model_name,
                 "surface": self.version.surface,
@@ -97,7 +112,19 @@ class Manifest:
             golden_tolerance=float(tolerance),
             training_run=_text(value, "training_run"),
             config=config,
+            fitted_on=_fitted_on(value.get(FITTED_ON)),
         )
+
+
+def check_calibrator(manifest: Manifest) -> None:
+    """Refuse a calibrator beside weights that it was not fitted on; `CalibratorMismatch` names both."""
+    if manifest.fitted_on is None:
+        return
+    version = manifest.version
+    ties = ((Part.TRUNK, manifest.fitted_on.trunk), (Part.SURFACE_EXPORT, manifest.fitted_on.surface_export))
+    for part, fitted_on in ties:
+        if fitted_on != (found := version.digest_of_part(part)):
+            raise CalibratorMismatch(version.version_id, part, fitted_on=fitted_on, found=found)
 
 
 def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
@@ -131,6 +158,18 @@ def _text(value: Mapping[str, object], field: str) -> str:
     if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_TEXT:
         raise InvalidManifest(field, f"must be 1 to {MAX_TEXT} printable characters, not {str(found)[:100]!r}")
     return found
+
+
+def _fitted_on(value: object) -> FittedOn | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InvalidManifest(FITTED_ON, "must map trunk and surface_export to digests")
+    found = {
+        part.value: check_digest(f"{FITTED_ON}.{part}", value.get(part.value, ""))
+        for part in (Part.TRUNK, Part.SURFACE_EXPORT)
+    }
+    return FittedOn(**found)
 
 
 def _view_types(value: object) -> tuple[ViewType, ...]:

@@ -55,6 +55,10 @@ class ModelVersion:
     def digest_of_part(self, part: Part) -> Digest:
         return Digest(getattr(self, part))
 
+    def parts_unlike(self, other: "ModelVersion") -> tuple[Part, ...]:
+        """What a change from the other to this one changes; the calibrator alone where weights and inputs stay."""
+        return tuple(part for part in Part if self.digest_of_part(part) != other.digest_of_part(part))
+
 
 def digest_of(content: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(content).hexdigest())

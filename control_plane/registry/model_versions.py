@@ -1,7 +1,7 @@
 """Which versions exist, and which of them may serve."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import or_, select, update
@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quarantined, TakenBack, UnknownName
-from control_plane.domain.manifest import Manifest
+from control_plane.domain.manifest import Manifest, check_calibrator
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId
 from control_plane.registry import surfaces
 from control_plane.registry.tables import ModelVersionRow, QuarantineRow
@@ -41,13 +41,13 @@ def register(session: Session, manifest: Manifest, *, artifact_uri: str, by: str
     Raises:
         UnknownName: no such surface.
         InvalidManifest: a view type of the surface is missing, or the inputs changed under the same model name.
+        CalibratorMismatch: its calibrator was fitted on other weights.
         AlreadyExists: the same parts with another golden check or config.
     """
     _check_fits(session, manifest)
     known = session.get(ModelVersionRow, manifest.version.version_id, populate_existing=True)
     if known is not None:
-        if known.manifest != manifest.to_json():
-            raise AlreadyExists("version", known.version_id)
+        _take_over(known, manifest)
         known.artifact_uri = artifact_uri
         session.flush()
         return _record(known, quarantined_among(session, [known]))
@@ -80,6 +80,14 @@ def artifact_uris(session: Session, version_ids: Collection[VersionId]) -> dict[
     query = select(ModelVersionRow.version_id, ModelVersionRow.artifact_uri)
     found = session.execute(query.where(ModelVersionRow.version_id.in_(version_ids)))
     return {VersionId(version_id): uri for version_id, uri in found}
+
+
+def changed_parts(session: Session, *, before: VersionId, after: VersionId) -> tuple[Part, ...]:
+    """What a rollout from one version to another changes; both are of one surface."""
+    query = select(ModelVersionRow.version_id, *PART_COLUMNS.values())
+    found = {row[0]: row for row in session.execute(query.where(ModelVersionRow.version_id.in_([before, after])))}
+    pairs = zip(PART_COLUMNS, found[before][1:], found[after][1:], strict=True)
+    return tuple(part for part, was, becomes in pairs if was != becomes)
 
 
 def known_version_ids(session: Session) -> frozenset[VersionId]:
@@ -127,6 +135,7 @@ def quarantined_among(session: Session, rows: Sequence[ModelVersionRow]) -> dict
 
 def _check_fits(session: Session, manifest: Manifest) -> None:
     version = manifest.version
+    check_calibrator(manifest)
     if not manifest.model_name.isprintable():
         raise InvalidManifest("model_name", f"must be printable, not {manifest.model_name!r}")
     surface = surfaces.get(session, version.surface)
@@ -143,6 +152,15 @@ def _check_fits(session: Session, manifest: Manifest) -> None:
             "digests.feature_signature",
             f"{manifest.model_name} on {version.surface} takes inputs {signature}; others need another model_name",
         )
+
+
+def _take_over(known: ModelVersionRow, manifest: Manifest) -> None:
+    """The same manifest, or the one of before with the calibrator's tie added; what was told once stays told."""
+    told = Manifest.from_json(known.manifest)
+    if replace(told, fitted_on=None).to_json() != replace(manifest, fitted_on=None).to_json():
+        raise AlreadyExists("version", known.version_id)
+    if told.fitted_on is None:
+        known.manifest = manifest.to_json()
 
 
 def _new_row(manifest: Manifest, *, artifact_uri: str, by: str, now: datetime) -> ModelVersionRow:

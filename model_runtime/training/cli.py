@@ -1,4 +1,4 @@
-"""Commands of the training side: open-bandit, train, export."""
+"""Commands of the training side: open-bandit, train, recalibrate, export."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from model_runtime.training.data import read_examples
 from model_runtime.training.export import DEFAULT_MODEL_NAME, export
 from model_runtime.training.faults import parse_fault, with_fault
 from model_runtime.training.joint import JointCheckpoint
-from model_runtime.training.train import Progress, TrainConfig, train
+from model_runtime.training.train import Progress, TrainConfig, recalibrate, train
 
 try:
     import rich.console
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     _add_open_bandit(commands)
     _add_train(commands)
+    _add_recalibrate(commands)
     _add_export(commands)
     return parser
 
@@ -75,6 +76,15 @@ def _add_train(commands: Any) -> None:
         "--threads", type=int, default=None, help="of torch; the result depends on it in the last bits"
     )
     command.set_defaults(command=_train)
+
+
+def _add_recalibrate(commands: Any) -> None:
+    command = commands.add_parser("recalibrate", help="fit a checkpoint's calibrators anew, its weights untouched")
+    command.add_argument("--checkpoint", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="folder with impressions.parquet and features.json")
+    command.add_argument("--out", type=Path, required=True, help="folder for the joint checkpoint")
+    command.add_argument("--after-ms", type=int, default=None, help="use only what was served at this time or later")
+    command.set_defaults(command=_recalibrate)
 
 
 def _add_export(commands: Any) -> None:
@@ -117,6 +127,12 @@ def _train(arguments: argparse.Namespace) -> None:
     joint.write(arguments.out)
     print(f"trained on {examples.num_rows} rows in {seconds:.1f} s: {joint.training_run} in {arguments.out}")
     print(_table(joint))
+
+
+def _recalibrate(arguments: argparse.Namespace) -> None:
+    joint = JointCheckpoint.read(arguments.checkpoint)
+    recalibrate(joint, read_examples(arguments.data), after_ms=arguments.after_ms).write(arguments.out)
+    print(f"calibrated anew: {joint.training_run} in {arguments.out}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
+from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest, check_calibrator
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId, digest_of
 from model_runtime.checkpoints import NULL_RATES, LoadedVersion, golden_content, load_version, tensors_of
 from model_runtime.networks.nulls import null_rates_to_json
@@ -23,7 +23,8 @@ DEFAULT_MODEL_NAME = "engagement"
 def export(joint: JointCheckpoint, out: Path, *, model_name: str = DEFAULT_MODEL_NAME) -> dict[Surface, VersionId]:
     """Write `out`/<surface>/ for every surface of the checkpoint, and load each once as a runtime will.
 
-    A folder appears whole or not at all; one of the same name is replaced.
+    A folder appears whole or not at all; one of the same name is replaced. A calibrator that was fitted on other
+    weights is refused with `CalibratorMismatch`.
     """
     out.mkdir(parents=True, exist_ok=True)
     return {surface: _export_surface(joint, surface, out, model_name) for surface in joint.spec.surfaces}
@@ -39,6 +40,7 @@ def _export_surface(joint: JointCheckpoint, surface: Surface, out: Path, model_n
     unsealed = _manifest(joint, surface, files, NO_DIGEST, model_name)
     files[GOLDEN_FILE] = golden_content(golden_batch, _as_served(joint, unsealed).score(golden_batch))
     manifest = _manifest(joint, surface, files, digest_of(files[GOLDEN_FILE]), model_name)
+    check_calibrator(manifest)
     files[MANIFEST_FILE] = manifest.to_json().encode()
     staging = Path(tempfile.mkdtemp(prefix=f".{surface}-", dir=out))
     try:
@@ -69,6 +71,7 @@ def _manifest(
         golden=golden,
         golden_tolerance=GOLDEN_TOLERANCE,
         training_run=joint.training_run,
+        fitted_on=joint.fitted_on.get(surface),
         config={
             "features": joint.spec.to_json(),
             "trunk": asdict(joint.network.trunk.config),

@@ -1,6 +1,7 @@
 """Faults put into an export on purpose, for drills: each makes a version that loads, answers and is wrong.
 
-A faulted export's golden scores are those of the faulted network, so nothing but live evidence can tell it.
+A faulted export's golden scores are those of the faulted network, and its calibrators claim to be fitted on it, so
+nothing but live evidence can tell it.
 """
 
 import copy
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface
-from model_runtime.training.joint import JointCheckpoint
+from model_runtime.training.joint import JointCheckpoint, weights_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,4 +65,4 @@ def with_fault(joint: JointCheckpoint, fault: Fault) -> JointCheckpoint:
         case TrunkFault():
             network = copy.deepcopy(joint.network)
             network.trunk.embedding.table.data.neg_()
-            return replace(joint, network=network)
+            return replace(joint, network=network, fitted_on=weights_of(network) if joint.fitted_on else {})

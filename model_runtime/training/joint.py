@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from control_plane.domain.errors import InvalidField, UnsafeArtifact
-from control_plane.domain.model_version import Surface
+from control_plane.domain.manifest import FittedOn
+from control_plane.domain.model_version import Surface, check_digest, digest_of
 from model_runtime.checkpoints import fill, golden_batch, golden_content, read_tensors, tensors_of
 from model_runtime.networks.calibration import Calibrator
 from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig, read_config
@@ -25,7 +26,8 @@ CONFIG_FILE, TRUNK_FILE = "config.json", "trunk.safetensors"
 class JointCheckpoint:
     """The network of all surfaces, a calibrator per surface, and rows to check an export with.
 
-    `null_rates` is how often each feature was null in a surface's training rows, see `networks.nulls`.
+    `null_rates` is how often each feature was null in a surface's training rows, see `networks.nulls`. `fitted_on`
+    has the weights that each calibrator was fitted on; checkpoints of before do not tell.
     """
 
     network: EngagementNetwork
@@ -34,6 +36,7 @@ class JointCheckpoint:
     training_run: str
     metrics: Mapping[str, object]
     null_rates: Mapping[Surface, RateArray] = field(default_factory=dict)
+    fitted_on: Mapping[Surface, FittedOn] = field(default_factory=dict)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -59,6 +62,7 @@ class JointCheckpoint:
             "heads": {surface: asdict(self.network.head_of(surface).config) for surface in self.spec.surfaces},
             "metrics": self.metrics,
             "null_rates": {surface: null_rates_to_json(self.spec, each) for surface, each in self.null_rates.items()},
+            "fitted_on": {surface: asdict(each) for surface, each in self.fitted_on.items()},
         }
 
     @classmethod
@@ -77,6 +81,9 @@ class JointCheckpoint:
         null_rates = config.get("null_rates", {})  # a checkpoint of before does not tell
         if not isinstance(null_rates, dict):
             raise InvalidField("null_rates", "must be an object")
+        fitted_on = config.get("fitted_on", {})  # nor this
+        if not isinstance(fitted_on, dict):
+            raise InvalidField("fitted_on", "must be an object")
         network = EngagementNetwork(
             spec,
             read_config(TrunkConfig, "trunk", config.get("trunk")),
@@ -97,7 +104,26 @@ class JointCheckpoint:
             training_run=str(config.get("training_run")),
             metrics=metrics,
             null_rates={Surface(name): null_rates_from_json(spec, each) for name, each in null_rates.items()},
+            fitted_on={Surface(name): _fitted_on(name, each) for name, each in fitted_on.items()},
         )
+
+
+def weights_of(network: EngagementNetwork) -> dict[Surface, FittedOn]:
+    """What calibrators are tied to that are fitted on this network's scores."""
+    trunk = digest_of(tensors_of(network.trunk))
+    return {
+        surface: FittedOn(trunk=trunk, surface_export=digest_of(tensors_of(network.head_of(surface))))
+        for surface in network.spec.surfaces
+    }
+
+
+def _fitted_on(surface: str, told: object) -> FittedOn:
+    if not isinstance(told, dict):
+        raise InvalidField(f"fitted_on.{surface}", "must map trunk and surface_export to digests")
+    trunk, surface_export = (
+        check_digest(f"fitted_on.{surface}.{part}", told.get(part, "")) for part in ("trunk", "surface_export")
+    )
+    return FittedOn(trunk=trunk, surface_export=surface_export)
 
 
 def _read_config(path: Path) -> dict[str, object]:

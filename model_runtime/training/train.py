@@ -4,7 +4,7 @@ Shapes: N rows of a batch, T tasks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from model_runtime.networks.nulls import null_rates_of_rows
 from model_runtime.training.calibrate import fit_calibrator
 from model_runtime.training.data import Examples, Parts, split_by_time
 from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
-from model_runtime.training.joint import JointCheckpoint
+from model_runtime.training.joint import JointCheckpoint, weights_of
 
 TASK_WEIGHT = {"click": 1.0, "good_click": 0.5, "hide": 0.5}  # the click is what ranks; the others regularise
 UNLABELLED_RATE = 0.01  # what a task answers that has no label on a surface: rare, and the same for all
@@ -93,6 +93,32 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
             "experts": {surface: expert_shares(network, examples, surface, parts[surface]) for surface in parts},
         },
         null_rates={surface: null_rates_of_rows(examples.rows.take(part.training)) for surface, part in parts.items()},
+        fitted_on=weights_of(network),
+    )
+
+
+def recalibrate(joint: JointCheckpoint, examples: Examples, *, after_ms: int | None = None) -> JointCheckpoint:
+    """The same network with calibrators fitted anew, on rows that it was not trained on: those served at `after_ms`
+    or later. A surface without such rows keeps its calibrator.
+
+    Raises:
+        InvalidField: the rows have other features than the network, or none is late enough.
+    """
+    if examples.spec != joint.spec:
+        raise InvalidField("features", "must be those that the checkpoint was trained on")
+    is_late_N = examples.served_at_ms_N >= (after_ms if after_ms is not None else examples.served_at_ms_N.min())
+    rows = {surface: examples.rows_of(surface) for surface in joint.spec.surfaces}
+    late = {surface: row_M[is_late_N[row_M]] for surface, row_M in rows.items()}
+    if not any(map(len, late.values())):
+        raise InvalidField("after_ms", "leaves no row to calibrate on")
+    fitted = {
+        surface: _calibrate(joint.network, examples, surface, row_M) for surface, row_M in late.items() if len(row_M)
+    }
+    weights = weights_of(joint.network)
+    return replace(
+        joint,
+        calibrators={**joint.calibrators, **fitted},
+        fitted_on={**joint.fitted_on, **{surface: weights[surface] for surface in fitted}},
     )
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.domain.errors import InvalidManifest, UnsafeArtifact
-from control_plane.domain.manifest import GOLDEN_FILE, Manifest, check_safetensors
-from control_plane.domain.model_version import Part, ViewType, digest_of
+from control_plane.domain.errors import CalibratorMismatch, InvalidManifest, UnsafeArtifact
+from control_plane.domain.manifest import GOLDEN_FILE, FittedOn, Manifest, check_calibrator, check_safetensors
+from control_plane.domain.model_version import ModelVersion, Part, ViewType, digest_of
 from tests.builders import a_version
 
 
@@ -55,6 +55,9 @@ def test_every_file_has_its_digest() -> None:
         ({"training_run": "a\0b"}, "training_run"),
         ({"training_run": "r" * 201}, "training_run"),
         ({"config": []}, "config"),
+        ({"calibrator_fitted_on": []}, "calibrator_fitted_on"),
+        ({"calibrator_fitted_on": {"trunk": "md5:00"}}, "calibrator_fitted_on.trunk"),
+        ({"calibrator_fitted_on": {"trunk": digest_of(b"trunk")}}, "calibrator_fitted_on.surface_export"),
     ],
 )
 def test_a_malformed_manifest_is_refused_by_field(change: dict[str, object], field: str) -> None:
@@ -136,3 +139,40 @@ def test_no_bytes_crash_the_check(content: bytes) -> None:
         return
     with pytest.raises(UnsafeArtifact):
         check_safetensors("x", content, len(content) + 1)
+
+
+def fitted_on(version: ModelVersion) -> FittedOn:
+    return FittedOn(trunk=version.trunk, surface_export=version.surface_export)
+
+
+def test_a_calibrators_tie_to_its_weights_survives_json() -> None:
+    tied = replace(a_manifest(), fitted_on=fitted_on(a_version()))
+
+    assert Manifest.from_json(tied.to_json()) == tied
+    check_calibrator(tied)
+
+
+def test_a_manifest_of_before_ties_is_read_without_and_stays_the_bytes_it_was() -> None:
+    before = a_manifest().to_json()
+
+    assert "fitted_on" not in before
+    assert Manifest.from_json(before).to_json() == before
+    check_calibrator(Manifest.from_json(before))
+
+
+@pytest.mark.parametrize("part", ["trunk", "surface_export"])
+def test_a_calibrator_beside_other_weights_than_its_own_is_refused_by_part(part: str) -> None:
+    other = replace(fitted_on(a_version()), **{part: digest_of(b"other")})
+
+    with pytest.raises(CalibratorMismatch) as refused:
+        check_calibrator(replace(a_manifest(), fitted_on=other))
+
+    assert (refused.value.part, refused.value.fitted_on) == (part, digest_of(b"other"))
+
+
+def test_a_change_of_the_calibrator_alone_is_seen_as_such() -> None:
+    version = a_version()
+
+    assert replace(version, calibrator=digest_of(b"new")).parts_unlike(version) == (Part.CALIBRATOR,)
+    assert a_version("b", trunk="new").parts_unlike(version) == (Part.TRUNK, Part.SURFACE_EXPORT, Part.CALIBRATOR)
+    assert version.parts_unlike(version) == ()

@@ -98,3 +98,20 @@ def test_an_unknown_fault_changes_nothing(data: Path, tmp_path: Path, capsys: py
 
 def _digest(folder: Path, part: Part) -> str:
     return Manifest.from_json((folder / "manifest.json").read_bytes()).version.digest_of_part(part)
+
+
+def test_a_recalibrated_checkpoint_exports_as_a_calibrator_only_candidate(data: Path, tmp_path: Path) -> None:
+    checkpoint, fitted = tmp_path / "checkpoint", tmp_path / "fitted"
+    main(["train", "--data", str(data), "--out", str(checkpoint), "--steps", "1"])
+
+    arguments = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(fitted), "--after-ms", "1500000"]
+    assert main(["recalibrate", *arguments]) == 0
+
+    for folder in (checkpoint, fitted):
+        assert main(["export", "--checkpoint", str(folder), "--out", str(tmp_path / f"{folder.name}-export")]) == 0
+    differ = {
+        part
+        for part in FILE_OF
+        if _digest(tmp_path / "checkpoint-export" / SEARCH, part) != _digest(tmp_path / "fitted-export" / SEARCH, part)
+    }
+    assert differ == {Part.CALIBRATOR}

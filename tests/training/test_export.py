@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from control_plane.domain.errors import InvalidField, InvalidManifest, UnsafeArtifact
+from control_plane.domain.errors import CalibratorMismatch, InvalidField, InvalidManifest, UnsafeArtifact
 from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest
+from control_plane.domain.model_version import Part
 from model_runtime.checkpoints import load_version, tensors_of
 from model_runtime.networks.nulls import KINDS
 from model_runtime.training.export import export
 from model_runtime.training.faults import parse_fault, with_fault
-from model_runtime.training.joint import JointCheckpoint
+from model_runtime.training.joint import JointCheckpoint, weights_of
+from model_runtime.training.train import recalibrate
 from tests.networks.builders import HOME_FEED, SEARCH
-from tests.training.builders import a_joint_checkpoint
+from tests.training.builders import a_joint_checkpoint, some_examples
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,58 @@ def test_null_rates_that_fit_no_feature_are_refused_by_their_name(joint: JointCh
 
     with pytest.raises(InvalidManifest, match=r"config\.null_rates\.history: must be a list of 1 shares"):
         load_version(tmp_path / SEARCH)
+
+
+def test_an_export_names_the_weights_that_its_calibrator_was_fitted_on(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path)
+
+    for surface in (HOME_FEED, SEARCH):
+        manifest = manifest_of(tmp_path / surface)
+        assert manifest.fitted_on is not None
+        assert (manifest.fitted_on.trunk, manifest.fitted_on.surface_export) == (
+            manifest.version.trunk,
+            manifest.version.surface_export,
+        )
+
+
+def test_a_calibrator_taken_from_another_checkpoint_is_not_exported(joint: JointCheckpoint, tmp_path: Path) -> None:
+    other = a_joint_checkpoint(seed=1)
+    mixed = replace(joint, calibrators=other.calibrators, fitted_on=weights_of(other.network))
+
+    with pytest.raises(CalibratorMismatch, match="fit it anew"):
+        export(mixed, tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_before_ties_exports_without_one(joint: JointCheckpoint, tmp_path: Path) -> None:
+    joint.write(tmp_path / "checkpoint")
+    config = json.loads((tmp_path / "checkpoint/config.json").read_text())
+    del config["fitted_on"]
+    (tmp_path / "checkpoint/config.json").write_text(json.dumps(config))
+
+    export(JointCheckpoint.read(tmp_path / "checkpoint"), tmp_path / "out")
+
+    assert manifest_of(tmp_path / "out" / SEARCH).fitted_on is None
+
+
+def test_recalibrating_changes_the_calibrator_alone_and_keeps_its_tie(joint: JointCheckpoint, tmp_path: Path) -> None:
+    export(joint, tmp_path / "before")
+    fitted = recalibrate(joint, some_examples(seed=5), after_ms=1_000_000)
+    fitted.write(tmp_path / "checkpoint")
+
+    export(JointCheckpoint.read(tmp_path / "checkpoint"), tmp_path / "after")
+
+    for surface in (HOME_FEED, SEARCH):
+        before, after = (manifest_of(tmp_path / name / surface) for name in ("before", "after"))
+        assert after.version.parts_unlike(before.version) == (Part.CALIBRATOR,)
+        assert after.fitted_on == before.fitted_on
+
+
+def test_recalibrating_on_nothing_or_on_other_features_is_refused(joint: JointCheckpoint) -> None:
+    examples = some_examples()
+
+    with pytest.raises(InvalidField, match="leaves no row"):
+        recalibrate(joint, examples, after_ms=10**15)
+    with pytest.raises(InvalidField, match="features"):
+        recalibrate(joint, replace(examples, spec=replace(examples.spec, history_length=3)))

@@ -3,50 +3,76 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
-from control_plane.domain.errors import IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
+from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
-from control_plane.domain.rollout import Command, Phase, Rollout
-from control_plane.domain.verdict import Outcome
-from control_plane.registry import changes, hand_back, model_versions, rollout_rows, runtimes
+from control_plane.domain.rollout import RESTART, Command, Phase, Rollout
+from control_plane.domain.verdict import Outcome, Verdict
+from control_plane.registry import changes, cool_down, hand_back, model_versions, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
 from control_plane.registry.changes import Cause
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import VerdictRow
 
 RENEW_WATCH = "renew_watch"  # in the history, beside `Command`s: a candidate that went home unwatched comes back
-BEGINS_WATCH = frozenset({Command.ADVANCE.value, RENEW_WATCH})
+BEGINS_STAGE = frozenset({Command.ADVANCE.value, Command.SKIP.value})
+BEGINS_WATCH = BEGINS_STAGE | {RENEW_WATCH}
+BEGINS_EVIDENCE = frozenset({Command.START.value, RESTART})
 NEEDS_EVIDENCE = frozenset({Phase.SHADOW, Phase.RAMPING, Phase.WATCHING})
 
 
-def check_evidence(session: Session, rollout: Rollout, state: SurfaceState, cause: Cause, *, is_person: bool) -> None:
-    """Refuse an advance without a passing verdict of the present generation, unless a person gives a reason."""
-    if rollout.phase not in NEEDS_EVIDENCE or (is_person and cause.reason.strip()):
+def check_evidence(session: Session, rollout: Rollout, state: SurfaceState, cause: Cause) -> None:
+    """Refuse an advance without a passing verdict of the present generation, or without the step's approvals.
+
+    A step that nothing monitors is left on its approvals alone: each of them is a person's, with a reason.
+    """
+    if rollout.phase not in NEEDS_EVIDENCE:
         return
     verdict = None if cause.verdict_id is None else session.get(VerdictRow, cause.verdict_id)
-    if (
-        verdict is None
-        or verdict.rollout_id != rollout.rollout_id
-        or verdict.outcome != Outcome.ADVANCE.value
-        or verdict.generation != state.generation
-    ):
+    if rollout.is_monitored and not _speaks_for(verdict, rollout, state):
         raise MissingVerdict(rollout.rollout_id)
     if rollout.approvals_needed:
         raise IllegalTransition(f"{rollout.phase} and lacks {rollout.approvals_needed} approval(s)", cause.command)
 
 
+def check_raise(session: Session, rollout: Rollout, becomes: Rollout, state: SurfaceState, cause: Cause) -> None:
+    """Refuse a larger weight within a step without a verdict of the present generation that surely allows it."""
+    verdict = None if cause.verdict_id is None else session.get(VerdictRow, cause.verdict_id)
+    if verdict is not None and (verdict.rollout_id, verdict.generation) == (rollout.rollout_id, state.generation):
+        safe_share_bp = Verdict.from_json(verdict.verdict).safe_share_bp
+        if safe_share_bp is not None and becomes.candidate_bp <= safe_share_bp:
+            return
+    raise MissingVerdict(rollout.rollout_id)
+
+
+def latest_verdict_id(session: Session, rollout: Rollout) -> int | None:
+    """What a person's advance rests on, where they name no verdict."""
+    query = select(func.max(VerdictRow.verdict_id)).where(VerdictRow.rollout_id == rollout.rollout_id)
+    return session.scalar(query)
+
+
+def check_cool_down(session: Session, rollout: Rollout, cause: Cause, *, is_person: bool) -> None:
+    """Refuse to start what was rolled back a short while ago, unless a person gives a reason."""
+    if is_person and cause.reason.strip():
+        return
+    found = cool_down.cooling(session, rollout, now=cause.now)
+    if found is not None:
+        raise CoolingDown(found.digest, until=f"{found.until:%Y-%m-%d %H:%M} UTC")
+
+
 def go_on(session: Session, before: SurfaceState, rollout: Rollout, becomes: Rollout, cause: Cause) -> Rollout:
     """Any change but the way home."""
     generation = before.generation + 1
-    if cause.command == Command.START:
+    if cause.command in BEGINS_EVIDENCE and becomes.started_at is not None:
         becomes = replace(becomes, first_generation=generation, stage_generation=generation)
         _note_start(session, becomes)
-    elif cause.command == Command.ADVANCE:
+    elif cause.command in BEGINS_STAGE:
         becomes = replace(becomes, stage_generation=generation)
     rollout_rows.store(session, becomes)
-    if cause.command in (Command.START, Command.RESUME):
+    if cause.command in (Command.START, Command.RESUME, RESTART) and becomes.phase is not Phase.QUEUED:
         rollout_rows.set_next_check(session, becomes.rollout_id, cause.now)
     changes.change(session, before, _surface_with(before, becomes, cause), cause, was=rollout, becomes=becomes)
     return becomes
@@ -114,10 +140,12 @@ def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> Surfa
     """The surface as the rollout's serving phase wants it. What gives the candidate weight begins a watch anew."""
     base = replace(before.without_candidate(), rollout_id=rollout.rollout_id)
     match rollout.serving_phase:
+        case Phase.QUEUED:
+            return before
         case Phase.PENDING:
             return base
         case Phase.WARMING | Phase.SHADOW:
-            salt = f"{before.surface}/rollout/{rollout.rollout_id}"
+            salt = _salt(before, rollout, cause)
             return replace(base, shadow=rollout.candidate, shadow_sample_bp=rollout.shadow_sample_bp, salt=salt)
         case Phase.RAMPING | Phase.WATCHING:
             return replace(
@@ -129,8 +157,25 @@ def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> Surfa
             )
         case Phase.DONE:
             return replace(base, rollout_id=None, stable=rollout.candidate, last_proven=before.stable)
-        case Phase.QUEUED | Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
+        case Phase.HELD | Phase.EXPIRED | Phase.ROLLED_BACK:
             raise AssertionError(f"{rollout.serving_phase} is no serving phase of a rollout that goes on")
+
+
+def _salt(before: SurfaceState, rollout: Rollout, cause: Cause) -> str:
+    """Each rollout draws its users anew, and again when it is restarted: some of them have met the candidate."""
+    own = f"{before.surface}/rollout/{rollout.rollout_id}"
+    if cause.command == RESTART:
+        return f"{own}/{rollout.first_generation}"
+    return before.salt if before.salt.startswith(f"{own}/") else own
+
+
+def _speaks_for(verdict: VerdictRow | None, rollout: Rollout, state: SurfaceState) -> bool:
+    return (
+        verdict is not None
+        and verdict.rollout_id == rollout.rollout_id
+        and verdict.outcome == Outcome.ADVANCE.value
+        and verdict.generation == state.generation
+    )
 
 
 def _note_start(session: Session, rollout: Rollout) -> None:

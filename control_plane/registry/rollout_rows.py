@@ -34,13 +34,15 @@ def insert(
     by: str,
     now: datetime,
     release_id: int | None,
+    phase: Phase = Phase.PENDING,
 ) -> Rollout:
+    """A queued one is not due before its surface is free."""
     row = RolloutRow(
         surface=surface,
         stable=stable,
         candidate=candidate,
         plan=plan_to_mapping(plan),
-        phase=Phase.PENDING.value,
+        phase=phase.value,
         step=-1,
         created_at=now,
         created_by=by,
@@ -49,7 +51,7 @@ def insert(
         stage_generation=0,
         approvals=[],
         release_id=release_id,
-        next_check_at=now,
+        next_check_at=None if phase is Phase.QUEUED else now,
         counts_at_start={},
     )
     session.add(row)
@@ -60,6 +62,7 @@ def insert(
 def store(session: Session, rollout: Rollout) -> None:
     """Write what a command changes; a finished rollout is due no more."""
     row = row_of(session, rollout.rollout_id)
+    row.stable = rollout.stable
     row.phase = rollout.phase.value
     row.step = rollout.step
     row.paused_phase = None if rollout.paused_phase is None else rollout.paused_phase.value
@@ -67,9 +70,17 @@ def store(session: Session, rollout: Rollout) -> None:
     row.entered_at = rollout.entered_at
     row.first_generation = rollout.first_generation
     row.stage_generation = rollout.stage_generation
+    row.acknowledged_at = rollout.acknowledged_at
+    row.away_seconds = rollout.away_seconds
+    row.weight_bp = rollout.weight_bp
     row.approvals = sorted(rollout.approvals)
     if rollout.phase in FINISHED:
         row.next_check_at = None
+    session.flush()
+
+
+def swap_plan(session: Session, rollout_id: RolloutId, plan: RolloutPlan) -> None:
+    row_of(session, rollout_id).plan = plan_to_mapping(plan)
     session.flush()
 
 
@@ -79,6 +90,14 @@ def set_next_check(session: Session, rollout_id: RolloutId, at: datetime | None)
     if Phase(row.phase) not in FINISHED:
         row.next_check_at = at
         session.flush()
+
+
+def queued(session: Session, surface: Surface | None = None) -> list[Rollout]:
+    """Those that wait for their surface to be free, the oldest first."""
+    query = select(RolloutRow).where(RolloutRow.phase == Phase.QUEUED.value).order_by(RolloutRow.rollout_id)
+    if surface is not None:
+        query = query.where(RolloutRow.surface == surface)
+    return [rollout_of(row) for row in session.scalars(query.execution_options(populate_existing=True))]
 
 
 def latest_done_with(session: Session, surface: Surface, version_id: VersionId) -> Rollout | None:
@@ -112,6 +131,10 @@ def rollout_of(row: RolloutRow) -> Rollout:
         started_at=row.started_at,
         first_generation=row.first_generation,
         stage_generation=row.stage_generation,
+        acknowledged_at=row.acknowledged_at,
+        away_seconds=row.away_seconds or 0.0,
+        weight_bp=row.weight_bp,
         approvals=frozenset(row.approvals),
+        created_by=row.created_by,
         release_id=row.release_id,
     )

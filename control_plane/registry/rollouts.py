@@ -1,6 +1,6 @@
 """The writer: every change of what serves goes through here, whole or not at all, in the caller's transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,21 +10,38 @@ from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import (
     AlreadyExists,
+    Forbidden,
     InvalidField,
+    MissingReason,
     NoSafeVersion,
     SurfaceBusy,
     UnknownName,
 )
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId, ViewType, check_digest, check_name
 from control_plane.domain.plan import RolloutPlan
-from control_plane.domain.rollout import ACTIVE, Command, Phase, Rollout, RolloutId, apply, back_from_home
+from control_plane.domain.rollout import (
+    ACTIVE,
+    GROWING,
+    RESTART,
+    Command,
+    OnBusy,
+    Phase,
+    Rollout,
+    RolloutId,
+    apply,
+    back_from_home,
+    raised,
+    restarted,
+)
 from control_plane.domain.surface_graph import Edge, Progress, hand_back_order
 from control_plane.registry import (
     changes,
     commands,
+    freezes,
     history,
     leases,
     model_versions,
+    queues,
     release_rows,
     releases,
     rollout_rows,
@@ -105,24 +122,45 @@ def create(
     by: str,
     now: datetime,
     release_id: int | None = None,
+    on_busy: OnBusy = OnBusy.REJECT,
 ) -> Rollout:
     """Make a pending rollout, due at once; it starts from nothing, whatever other digests have shown.
+
+    Where the surface carries another one, `on_busy` says what happens. A queued rollout waits for it to end; one that
+    replaces it aborts it in the same transaction, so that its candidate does not return.
 
     Raises:
         SurfaceBusy, NoSafeVersion (nothing is stable yet), UnknownName, Quarantined (also if once taken back).
     """
+    if on_busy is OnBusy.REPLACE:
+        _lock_replaced(session, surface)
     before = changes.lock_one(session, surface)
-    _refuse_busy(before)
+    if on_busy is OnBusy.REJECT:
+        _refuse_busy(before)
     if before.stable is None:
         raise NoSafeVersion(surface)
     if candidate == before.stable:
         raise InvalidField("candidate", f"{candidate} is {surface}'s stable version already")
     model_versions.check_may_serve(session, candidate, surface)
+    others = before.rollout_id is not None or (on_busy is OnBusy.QUEUE and rollout_rows.queued(session, surface))
     rollout = rollout_rows.insert(
-        session, surface, stable=before.stable, candidate=candidate, plan=plan, by=by, now=now, release_id=release_id
+        session,
+        surface,
+        stable=before.stable,
+        candidate=candidate,
+        plan=plan,
+        by=by,
+        now=now,
+        release_id=release_id,
+        phase=Phase.QUEUED if others else Phase.PENDING,
     )
-    cause = Cause(command=CREATE, by=by, reason="", now=now)
-    changes.change(session, before, replace(before, rollout_id=rollout.rollout_id), cause, becomes=rollout)
+    if not others:
+        cause = Cause(command=CREATE, by=by, reason="", now=now)
+        changes.change(session, before, replace(before, rollout_id=rollout.rollout_id), cause, becomes=rollout)
+        return rollout
+    if on_busy is OnBusy.REPLACE:
+        return _replace(session, before, rollout, by=by, now=now)
+    changes.change(session, before, before, Cause(command=queues.QUEUE, by=by, reason="", now=now), becomes=rollout)
     return rollout
 
 
@@ -138,17 +176,24 @@ def apply_command(
     verdict_id: int | None = None,
     epoch: int | None = None,
     quarantine_parts: Sequence[Part | str] = (),
+    groups: Collection[str] = (),
+    weight_bp: int | None = None,
 ) -> Rollout:
     """Carry out a command, or change nothing.
 
     A person's roll back is never refused as stale. What is asked for twice happens once. `quarantine_parts` of
     the candidate that stable does not share are quarantined on every surface together with a roll back;
     if another surface has nothing to fall back to, the roll back happens without, and the history says so.
+    `groups` are those that `by` belongs to. A person's advance rests on the latest verdict if `verdict_id` is None.
+    An advance with `weight_bp` stays in its step and takes that weight there.
 
     Raises:
         Deposed: `epoch` is not the scheduler lease's present one.
         StaleGeneration: the surface is not at `seen_generation`.
-        MissingVerdict: the candidate would gain weight without a passing verdict or a person's reason.
+        MissingVerdict: the candidate would gain weight without a passing verdict; a person may skip the step.
+        MissingReason: a skip, or an approval of an unmonitored step, says why.
+        Frozen, CoolingDown: it would grow, and may not now.
+        Forbidden: of approvals, see `domain.rollout.apply`.
         IllegalTransition, UnknownName, Quarantined, NoSafeVersion.
     """
     if epoch is not None:
@@ -162,17 +207,101 @@ def apply_command(
         return rollout
     if command is not Command.ROLL_BACK or epoch is not None:
         changes.check_seen(before, seen_generation)
-    becomes = apply(rollout, command, now=now, by=by)
+    is_raise = command is Command.ADVANCE and weight_bp is not None
+    if is_raise and weight_bp is not None:
+        becomes = raised(rollout, weight_bp=weight_bp, now=now)
+    else:
+        becomes = apply(rollout, command, now=now, by=by, reason=reason, groups=groups)
     if becomes == rollout:
         return rollout
+    is_person = epoch is None
+    if command is Command.ADVANCE and is_person and verdict_id is None:
+        verdict_id = commands.latest_verdict_id(session, rollout)
     cause = Cause(command=command.value, by=by, reason=reason, now=now, verdict_id=verdict_id)
+    if rollout.phase is Phase.QUEUED:
+        queues.leave(session, before, rollout, becomes, cause)
+        return becomes
     if command in (Command.ROLL_BACK, Command.ABORT):
         return commands.go_home(session, states, rollout, becomes, cause, quarantine_parts)
-    if command is Command.ADVANCE:
-        commands.check_evidence(session, rollout, before, cause, is_person=epoch is None)
-    if command in (Command.START, Command.ADVANCE, Command.RESUME):
+    if command is Command.SKIP and not is_person:
+        raise Forbidden(by, "skip: only people go on without the gates")
+    if is_raise:
+        commands.check_raise(session, rollout, becomes, before, cause)
+    elif command is Command.ADVANCE:
+        commands.check_evidence(session, rollout, before, cause)
+    if command is Command.START:
+        commands.check_cool_down(session, rollout, cause, is_person=is_person)
+    if command in GROWING:
         model_versions.check_may_serve(session, rollout.candidate, surface)
+        freezes.check(session, surface, now=now, by=by, groups=groups, reason=reason)
     return commands.go_on(session, before, rollout, becomes, cause)
+
+
+def restart(
+    session: Session,
+    rollout_id: RolloutId,
+    *,
+    plan: RolloutPlan | None,
+    by: str,
+    reason: str,
+    now: datetime,
+    seen_generation: int | None,
+) -> Rollout:
+    """Begin anew in the shadow, under another plan or, if None, the same: no weight, no evidence, no approvals.
+
+    The one way in which a plan changes under a rollout; one that has not come to the shadow yet stays where it is.
+
+    Raises:
+        StaleGeneration, MissingReason, IllegalTransition (it is finished), UnknownName, Quarantined.
+    """
+    before = changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    rollout = rollout_rows.load(session, rollout_id)
+    changes.check_seen(before, seen_generation)
+    becomes = restarted(rollout, plan=rollout.plan if plan is None else plan, now=now)
+    if not reason.strip():
+        raise MissingReason(RESTART)
+    model_versions.check_may_serve(session, rollout.candidate, before.surface)
+    rollout_rows.swap_plan(session, rollout_id, becomes.plan)
+    return commands.go_on(session, before, rollout, becomes, Cause(command=RESTART, by=by, reason=reason, now=now))
+
+
+def acknowledge(
+    session: Session, rollout_id: RolloutId, *, seen_generation: int, at: datetime, epoch: int | None = None
+) -> Rollout:
+    """Note that nearly all live runtimes serve the present stage, which begins with that. It begins once.
+
+    Raises:
+        Deposed, StaleGeneration.
+    """
+    if epoch is not None:
+        leases.check(session, leases.SCHEDULER, epoch)
+    before = changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    rollout = rollout_rows.load(session, rollout_id)
+    changes.check_seen(before, seen_generation)
+    if rollout.acknowledged_at is None:
+        rollout = replace(rollout, acknowledged_at=at)
+        rollout_rows.store(session, rollout)
+    return rollout
+
+
+def dequeue(
+    session: Session, surface: Surface, *, now: datetime, by: str = "scheduler", epoch: int | None = None
+) -> Rollout | None:
+    """Make the oldest queued rollout of a free surface pending, over what is stable there now; None if none can.
+
+    One whose candidate is stable by now, or may not serve any more, ends with that as its reason.
+
+    Raises:
+        Deposed, Frozen.
+    """
+    if epoch is not None:
+        leases.check(session, leases.SCHEDULER, epoch)
+    before = changes.lock_one(session, surface)
+    if before.rollout_id is not None or not rollout_rows.queued(session, surface):
+        return None
+    freezes.check(session, surface, now=now, by=by, groups=(), reason="")
+    cause = Cause(command=queues.DEQUEUE, by=by, reason="the surface is free", now=now)
+    return queues.take_next(session, before, cause)
 
 
 def renew_watch(
@@ -190,7 +319,7 @@ def renew_watch(
     Never under the old one: there its users have met stable too. Where the candidate is not at home, nothing changes.
 
     Raises:
-        Deposed, StaleGeneration, Quarantined.
+        Deposed, StaleGeneration, Quarantined, Frozen.
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
@@ -201,6 +330,7 @@ def renew_watch(
     if home_since is None:
         return rollout
     model_versions.check_may_serve(session, rollout.candidate, before.surface)
+    freezes.check(session, before.surface, now=now, by=by, groups=(), reason="")
     unwatched_seconds = (now - (before.lease_renewed_at or home_since)).total_seconds()
     reason = f"nobody watched for {_in_words(unwatched_seconds)}; the candidate had gone home and comes back"
     cause = Cause(command=commands.RENEW_WATCH, by=by, reason=reason, now=now, verdict_id=verdict_id)
@@ -280,6 +410,16 @@ def list_rollouts(
     return [rollout_rows.rollout_of(row) for row in session.scalars(query.execution_options(populate_existing=True))]
 
 
+def list_queued(session: Session, surface: Surface | None = None) -> list[Rollout]:
+    """Those that wait for their surface to be free, the next one first."""
+    return rollout_rows.queued(session, surface)
+
+
+def free_surfaces(session: Session) -> list[Surface]:
+    """Surfaces without a rollout for which one is queued."""
+    return queues.free_surfaces(session)
+
+
 def due(session: Session, *, now: datetime) -> list[RolloutId]:
     """Active rollouts whose next check is not in the future, the longest overdue first."""
     found = session.scalars(
@@ -353,6 +493,30 @@ def _check_surface(surface: str, view_types: Sequence[str]) -> None:
         raise InvalidField("view_types", "must name at least one")
     if len(set(view_types)) != len(view_types):
         raise InvalidField("view_types", "must not repeat")
+
+
+def _lock_replaced(session: Session, surface: Surface) -> None:
+    """All surfaces that an abort may change, in one go: a second lock could wait for who waits for the first."""
+    rollout_id = surfaces.get(session, surface).rollout_id
+    if rollout_id is not None:
+        changes.lock(session, commands.surfaces_of(session, rollout_rows.load(session, rollout_id), Command.ABORT))
+
+
+def _replace(session: Session, before: SurfaceState, rollout: Rollout, *, by: str, now: datetime) -> Rollout:
+    """Abort the surface's rollout for one that was queued just now."""
+    if before.rollout_id is not None:
+        if rollout_rows.load(session, before.rollout_id).candidate == rollout.candidate:
+            rule = f"{rollout.candidate} is the candidate of rollout {before.rollout_id} already; restart that one"
+            raise InvalidField("candidate", rule)
+        reason = f"replaced by rollout {rollout.rollout_id} of {rollout.candidate}"
+        apply_command(session, before.rollout_id, Command.ABORT, by=by, now=now, reason=reason)
+        before = changes.lock_one(session, rollout.surface)
+    becomes = replace(rollout, phase=Phase.PENDING)
+    rollout_rows.store(session, becomes)
+    rollout_rows.set_next_check(session, becomes.rollout_id, now)
+    cause = Cause(command=CREATE, by=by, reason="", now=now)
+    changes.change(session, before, replace(before, rollout_id=becomes.rollout_id), cause, becomes=becomes)
+    return becomes
 
 
 def _refuse_busy(state: SurfaceState) -> None:

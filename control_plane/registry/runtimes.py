@@ -71,9 +71,14 @@ def live(session: Session, *, since: datetime) -> list[Runtime]:
 
 
 def readiness(
-    session: Session, candidate: VersionId, *, live_since: datetime, blocked_by: str | None = None
+    session: Session,
+    candidate: VersionId,
+    *,
+    live_since: datetime,
+    blocked_by: str | None = None,
+    stage_generation: int = 0,
 ) -> Readiness:
-    """How many live runtimes of the candidate's surface have it loaded."""
+    """How many live runtimes of the candidate's surface have it loaded, and how many serve its present stage."""
     surface = session.scalar(select(ModelVersionRow.surface).where(ModelVersionRow.version_id == candidate))
     serving = [runtime for runtime in live(session, since=live_since) if surface in runtime.generations]
     return Readiness(
@@ -81,6 +86,9 @@ def readiness(
         blocked_by=blocked_by or "",
         live_runtimes=len(serving),
         loaded_runtimes=sum(candidate in runtime.loaded for runtime in serving),
+        acknowledged_runtimes=sum(
+            runtime.generations.get(surface or "", -1) >= stage_generation for runtime in serving
+        ),
     )
 
 

@@ -181,6 +181,7 @@ class RolloutRow(Base):
     first_generation: Mapped[int]
     stage_generation: Mapped[int]
     acknowledged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    away_seconds: Mapped[float | None]
     weight_bp: Mapped[int | None]
     approvals: Mapped[list[str]] = mapped_column(JSON)
     release_id: Mapped[int | None] = mapped_column(ForeignKey("release.release_id"))

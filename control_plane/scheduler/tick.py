@@ -1,27 +1,26 @@
-"""One pass over the rollouts that are due: load, judge, decide, apply."""
+"""One pass: queued rollouts come to free surfaces; then, of each rollout that is due, load, judge, decide, apply."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
 from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
-from control_plane.domain.errors import ControlPlaneError, Deposed, StaleGeneration
+from control_plane.domain.errors import ControlPlaneError, Deposed, Frozen, StaleGeneration
 from control_plane.domain.model_version import Digest, ModelVersion, Part
 from control_plane.domain.moments import Health
 from control_plane.domain.readings import Reading
-from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, back_from_home, stage_of
-from control_plane.domain.surface_graph import blocked_by
+from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, Stage, back_from_home, stage_of
 from control_plane.domain.verdict import Verdict
 from control_plane.evidence.aggregate import MomentsQuery, moments
 from control_plane.evidence.event_log import EventLog
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
 from control_plane.providers.sources import Source
-from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import evidence, freezes, gates, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.scheduler.external import NO_SOURCES, External, read_external
@@ -37,9 +36,13 @@ class Loaded:
     """Everything one check needs, read in one session that is closed before anything is computed.
 
     The rollout is as it will be when its candidate, found at home, comes back: judged without the time it was away.
+    If `begins`, enough runtimes were found to serve its stage, which begins now. One that has not begun is judged as
+    if it began now: nothing can be missing from it yet.
     """
 
     rollout: Rollout
+    begins: bool
+    stage: Stage
     generation: int
     candidate: ModelVersion
     stable: ModelVersion
@@ -60,6 +63,7 @@ class TickReport:
     """What one tick did: commands by rollout, checks without a command, and what failed."""
 
     checked: int = 0
+    dequeued: list[RolloutId] = field(default_factory=list)
     commands: dict[RolloutId, Command] = field(default_factory=dict)
     overtaken: list[RolloutId] = field(default_factory=list)
     failed: dict[RolloutId, str] = field(default_factory=dict)
@@ -80,6 +84,7 @@ def tick(
     `sources` is where external metrics are read. `Deposed` is raised at once: another scheduler acts.
     """
     report = TickReport()
+    dequeue(sessions, report, now=now, epoch=epoch)
     with sessions.reading() as session:
         due = rollouts.due(session, now=now)
     external = read_external(sessions, sources, due, phases=JUDGED, now=now)
@@ -90,7 +95,7 @@ def tick(
             )
         except Deposed:
             raise
-        except StaleGeneration:
+        except (StaleGeneration, Frozen):
             report.overtaken.append(rollout_id)  # a person moved while we judged: look again next tick
         except ControlPlaneError as error:
             logger.warning("rollout %s could not be checked: %s", rollout_id, error)
@@ -103,6 +108,24 @@ def tick(
             if command is not None:
                 report.commands[rollout_id] = command
     return report
+
+
+def dequeue(sessions: Sessions, report: TickReport, *, now: datetime, epoch: int | None) -> None:
+    """Let the next in line come to each free surface that no freeze keeps; one that fails does not stop the others."""
+    with sessions.reading() as session:
+        free = rollouts.free_surfaces(session)
+        open_surfaces = [surface for surface in free if freezes.standing(session, surface, now=now) is None]
+    for surface in open_surfaces:
+        try:
+            with sessions.writing() as session:
+                rollout = rollouts.dequeue(session, surface, by=SCHEDULER, now=now, epoch=epoch)
+        except Deposed:
+            raise
+        except ControlPlaneError as error:
+            logger.warning("the queue of %s could not move on: %s", surface, error)
+        else:
+            if rollout is not None:
+                report.dequeued.append(rollout.rollout_id)
 
 
 def check(
@@ -135,18 +158,19 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
         if (home_since := state.home_since(now=now)) is not None:
             rollout = back_from_home(rollout, home_since=home_since, now=now)
         started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
-        blocked = None
-        if rollout.release_id is not None:
-            edges = rollouts.release_edges(session, rollout.release_id)
-            progress = rollouts.progress(session, rollout.release_id, now=now)
-            blocked = blocked_by(rollout.surface, edges, progress, now=now)
+        readiness = gates.readiness(session, rollout, now=now, live_since=live_since)
+        has_begun = rollout.acknowledged_at is not None
+        begun = rollout if has_begun else replace(rollout, acknowledged_at=now)
+        begins = not has_begun and readiness.is_acknowledged and rollout.serving_phase in JUDGED
         return Loaded(
-            rollout=rollout,
+            rollout=begun if begins else rollout,
+            begins=begins,
+            stage=stage_of(begun, generation=state.generation),
             generation=state.generation,
             candidate=model_versions.get(session, rollout.candidate).manifest.version,
             stable=model_versions.get(session, rollout.stable).manifest.version,
             proven=_proven(session),
-            readiness=runtimes.readiness(session, rollout.candidate, live_since=live_since, blocked_by=blocked),
+            readiness=readiness,
             health=runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since),
             query=MomentsQuery(
                 surface=rollout.surface,
@@ -169,12 +193,11 @@ def judge_evidence(loaded: Loaded, log: EventLog, readings: tuple[Reading, ...] 
     """None before the candidate has scored anything, for there is nothing to judge yet."""
     if loaded.rollout.serving_phase not in JUDGED:
         return None
-    rollout = loaded.rollout
-    stage = stage_of(rollout, generation=loaded.generation)
+    plan, stage = loaded.rollout.plan, loaded.stage
     evidence_now = moments(log, loaded.query)
     return Judged(
-        verdict=judge(rollout.plan, stage, evidence_now, loaded.health, readings),
-        inputs=pack(rollout.plan, stage, evidence_now, loaded.health, readings),
+        verdict=judge(plan, stage, evidence_now, loaded.health, readings),
+        inputs=pack(plan, stage, evidence_now, loaded.health, readings),
     )
 
 
@@ -197,6 +220,8 @@ def apply(
         state = surfaces.get(session, rollout.surface)
         if state.generation != loaded.generation:
             raise StaleGeneration(rollout.surface, seen=loaded.generation, current=state.generation)
+        if loaded.begins:
+            rollouts.acknowledge(session, rollout.rollout_id, seen_generation=loaded.generation, at=now, epoch=epoch)
         verdict_id = None
         if judged is None:
             rollouts.set_next_check(session, rollout.rollout_id, now)
@@ -210,7 +235,7 @@ def apply(
                 next_check_at=now + timedelta(seconds=rollout.plan.check_seconds),
                 epoch=epoch,
             )
-        if verdict_id is not None and _comes_back(state, judged, decision, now):
+        if verdict_id is not None and _comes_back(state, loaded, judged, decision, now):
             rollouts.renew_watch(
                 session,
                 rollout.rollout_id,
@@ -233,6 +258,7 @@ def apply(
                 verdict_id=verdict_id,
                 epoch=epoch,
                 quarantine_parts=_quarantine_parts(loaded, judged, decision),
+                weight_bp=decision.weight_bp,
             )
     return decision.command
 
@@ -243,10 +269,11 @@ def _proven(session: Session) -> frozenset[Digest]:
     return frozenset(version.digest_of_part(part) for version in versions for part in Part)
 
 
-def _comes_back(state: SurfaceState, judged: Judged | None, decision: Decision, now: datetime) -> bool:
+def _comes_back(state: SurfaceState, loaded: Loaded, judged: Judged | None, decision: Decision, now: datetime) -> bool:
     """Whether a check was completed that found the candidate at home, and nothing speaks for leaving it there."""
     is_complete = judged is not None and judged.verdict.completes_check
-    return is_complete and decision.command is not Command.ROLL_BACK and state.home_since(now=now) is not None
+    stays = decision.command is Command.ROLL_BACK or bool(loaded.readiness.frozen)
+    return is_complete and not stays and state.home_since(now=now) is not None
 
 
 def _ms(moment: datetime) -> int:

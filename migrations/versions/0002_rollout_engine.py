@@ -92,6 +92,7 @@ def upgrade() -> None:
     op.add_column("history", sa.Column("evidence_digest", sa.String(length=71), nullable=True))
     op.drop_index("uq_rollout_surface_active", "rollout")
     op.add_column("rollout", sa.Column("acknowledged_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("rollout", sa.Column("away_seconds", sa.Double(), nullable=True))
     op.add_column("rollout", sa.Column("weight_bp", sa.Integer(), nullable=True))
     op.create_index(
         "uq_rollout_surface_active", "rollout", ["surface"], unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE
@@ -103,7 +104,11 @@ def downgrade() -> None:
     append_only.unprotect(op.get_bind())
     op.drop_index("uq_rollout_surface_active", "rollout")
     op.execute("UPDATE rollout SET phase = 'rolled_back', next_check_at = NULL WHERE phase = 'queued'")
-    for column in ("weight_bp", "acknowledged_at"):  # a batch would drop the table that verdicts refer to
+    for column in (
+        "weight_bp",
+        "away_seconds",
+        "acknowledged_at",
+    ):  # a batch would drop the table that verdicts refer to
         op.drop_column("rollout", column)
     op.create_index(
         "uq_rollout_surface_active",

@@ -1,12 +1,13 @@
 """Registries in the middle of something: each function writes in the session it is given."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId
 from control_plane.domain.plan import RolloutPlan
-from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
+from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import evidence, model_versions, rollouts, surfaces
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
@@ -52,6 +53,8 @@ def a_rollout_in(session: Session, phase: Phase, candidate: ModelVersion | None 
     """A rollout walked into `phase`; a held or expired one from its first step."""
     rollout_id = a_pending_rollout(session, candidate)
     match phase:
+        case Phase.QUEUED:
+            raise ValueError("what is queued waits behind another: see `a_queued_rollout`")
         case Phase.PENDING:
             pass
         case Phase.HELD | Phase.EXPIRED:
@@ -62,6 +65,15 @@ def a_rollout_in(session: Session, phase: Phase, candidate: ModelVersion | None 
         case _:
             walk(session, rollout_id, until=phase)
     return rollout_id
+
+
+def a_queued_rollout(session: Session, candidate: ModelVersion, *, plan: RolloutPlan | None = None) -> RolloutId:
+    """Behind the one that its surface carries."""
+    version_id = registered(session, candidate)
+    rollout = rollouts.create(
+        session, candidate.surface, version_id, plan or a_plan(), by="ada", now=NOON, on_busy=OnBusy.QUEUE
+    )
+    return rollout.rollout_id
 
 
 def walk(session: Session, rollout_id: RolloutId, *, until: Phase) -> Rollout:
@@ -76,9 +88,19 @@ def walk(session: Session, rollout_id: RolloutId, *, until: Phase) -> Rollout:
 
 
 def commanded(
-    session: Session, rollout_id: RolloutId, command: Command, *, now: datetime = NOON, verdict_id: int | None = None
+    session: Session,
+    rollout_id: RolloutId,
+    command: Command,
+    *,
+    by: str = "ada",
+    reason: str = "",
+    now: datetime = NOON,
+    verdict_id: int | None = None,
+    groups: Collection[str] = (),
 ) -> Rollout:
-    return rollouts.apply_command(session, rollout_id, command, by="ada", now=now, verdict_id=verdict_id)
+    return rollouts.apply_command(
+        session, rollout_id, command, by=by, reason=reason, now=now, verdict_id=verdict_id, groups=groups
+    )
 
 
 def a_passing_verdict(session: Session, rollout_id: RolloutId, *, now: datetime = NOON) -> int:

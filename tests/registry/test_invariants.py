@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.model_version import ModelVersion, Part, Surface
-from control_plane.domain.rollout import ACTIVE, Command, Phase
+from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
 from control_plane.registry import evidence, history, model_versions, rollouts, surfaces
@@ -37,8 +37,46 @@ VERSIONS = {  # every trunk is on both surfaces, and two or three versions share
 class Create:
     version: ModelVersion
 
+    on_busy: OnBusy = OnBusy.REJECT
+
     def do(self, session: Session) -> None:
-        rollouts.create(session, self.version.surface, self.version.version_id, a_plan(), by="ada", now=NOON)
+        rollouts.create(
+            session,
+            self.version.surface,
+            self.version.version_id,
+            a_plan(),
+            by="ada",
+            now=NOON,
+            on_busy=self.on_busy,
+        )
+
+
+@dataclass(frozen=True)
+class Dequeue:
+    surface: Surface
+
+    def do(self, session: Session) -> None:
+        rollouts.dequeue(session, self.surface, now=NOON)
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Of the surface's latest rollout."""
+
+    surface: Surface
+    reason: str
+
+    def do(self, session: Session) -> None:
+        for rollout in rollouts.list_rollouts(session, surface=self.surface)[:1]:
+            rollouts.restart(
+                session,
+                rollout.rollout_id,
+                plan=a_plan(name="other"),
+                by="ada",
+                reason=self.reason,
+                now=NOON,
+                seen_generation=None,
+            )
 
 
 @dataclass(frozen=True)
@@ -119,7 +157,7 @@ class Release:
         rollouts.release_quarantine(session, digest, by="ada", reason="", now=NOON)
 
 
-Deed = Create | Adopt | Order | Walk | Press | Quarantine | Release
+Deed = Create | Dequeue | Restart | Adopt | Order | Walk | Press | Quarantine | Release
 surface_names = st.sampled_from(SURFACES)
 versions = surface_names.flatmap(lambda surface: st.sampled_from(VERSIONS[surface]))
 parts = st.sampled_from([Part.TRUNK, Part.CALIBRATOR])
@@ -131,7 +169,7 @@ orders = st.builds(
     reason=st.sampled_from(["", "because"]),
     generations_behind=st.sampled_from([0, 0, 0, 1]),
 )
-creations = st.builds(Create, versions)
+creations = st.builds(Create, versions, st.sampled_from(OnBusy))
 walks = st.builds(Walk, surface_names, st.integers(1, 7))
 deeds: st.SearchStrategy[Deed] = st.one_of(
     creations,
@@ -141,6 +179,8 @@ deeds: st.SearchStrategy[Deed] = st.one_of(
     orders,
     orders,
     st.builds(Adopt, versions),
+    st.builds(Dequeue, surface_names),
+    st.builds(Restart, surface_names, st.sampled_from(["", "because"])),
     st.builds(Press, surface_names),
     st.builds(Quarantine, versions, parts),
     st.builds(Release, versions, parts),
@@ -173,15 +213,17 @@ def a_deed(chance: random.Random) -> Deed:
         generations_behind=chance.choice([0, 0, 0, 1]),
     )
     choices: tuple[Deed, ...] = (
-        Create(version),
+        Create(version, chance.choice(list(OnBusy))),
         Walk(surface, chance.randint(1, 7)),
         order,
+        Dequeue(surface),
+        Restart(surface, "because"),
         Adopt(version),
         Press(surface),
         Quarantine(version, part),
         Release(version, part),
     )
-    return chance.choices(choices, weights=(25, 25, 25, 5, 3, 3, 14))[0]
+    return chance.choices(choices, weights=(25, 25, 25, 10, 3, 5, 3, 3, 14))[0]
 
 
 def live(sessions: Sessions, sequence: Iterable[Deed]) -> None:
@@ -258,11 +300,23 @@ def check_histories(session: Session) -> None:
         for entry in entries[1:]:
             before, after = json.loads(entry.before), json.loads(entry.after)
             assert not taken_back & {after["stable"], after["candidate"], after["shadow"]}
-            if entry.command in ("roll_back", "abort"):
+            was_queued = before.get("rollout", {}).get("phase") == Phase.QUEUED
+            if entry.command in ("roll_back", "abort") and not was_queued:
                 taken_back |= {before["candidate"], before["shadow"]} - {None}
                 taken_back |= {before["stable"]} - {after["stable"]}
             grew = after["candidate_bp"] - before["candidate_bp"]
-            assert grew <= 0 or (entry.command == "advance" and (entry.reason or passed(session, entry)))
+            assert grew <= 0 or may_grow(session, entry)
+
+
+def may_grow(session: Session, entry: history.Entry) -> bool:
+    """On a passing verdict, or by a person's skip with its reason."""
+    match entry.command:
+        case "advance":
+            return passed(session, entry)
+        case "skip":
+            return bool(entry.reason)
+        case _:
+            return False
 
 
 def passed(session: Session, entry: history.Entry) -> bool:

@@ -5,8 +5,10 @@ import pytest
 from control_plane.domain.errors import (
     AlreadyExists,
     Deposed,
+    Forbidden,
     IllegalTransition,
     InvalidField,
+    MissingReason,
     MissingVerdict,
     NoSafeVersion,
     StaleGeneration,
@@ -205,23 +207,8 @@ def test_weights_by_generation_are_told_from_any_generation_on(sessions: Session
     assert shares == {first: 0, first + 1: 0, first + 2: 100}
 
 
-def test_what_served_earlier_can_be_asked_for(sessions: Sessions) -> None:
-    with sessions.writing() as session:
-        stable = scene.a_serving_surface(session)
-        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
-        scene.commanded(session, rollout_id, Command.ROLL_BACK, now=LATER)
-
-        before = surfaces.served_at(session, HOME_FEED, LATER - timedelta(seconds=1))
-        after = surfaces.served_at(session, HOME_FEED, LATER)
-        too_early = surfaces.served_at(session, HOME_FEED, NOON - timedelta(days=1))
-
-    assert before is not None
-    assert after is not None
-    assert (before.candidate_bp, after.weights_bp, too_early) == (100, {stable: FULL_TRAFFIC_BP}, None)
-
-
 @pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.RAMPING, Phase.WATCHING])
-def test_no_weight_grows_without_a_verdict_or_a_reason(sessions: Sessions, phase: Phase) -> None:
+def test_no_weight_grows_without_a_passing_verdict_of_what_serves_now(sessions: Sessions, phase: Phase) -> None:
     with sessions.writing() as session:
         scene.a_serving_surface(session)
         rollout_id = scene.a_rollout_in(session, phase)
@@ -231,24 +218,72 @@ def test_no_weight_grows_without_a_verdict_or_a_reason(sessions: Sessions, phase
 
         for verdict_id in (None, holding, too_old, 404):
             with pytest.raises(MissingVerdict):
-                scene.commanded(session, rollout_id, Command.ADVANCE, verdict_id=verdict_id)
+                scene.commanded(
+                    session, rollout_id, Command.ADVANCE, verdict_id=verdict_id, reason="the launch is today"
+                )
 
         assert surfaces.get(session, HOME_FEED).generation == before.generation
 
 
-def test_a_persons_reason_overrules_the_judge_and_is_recorded(sessions: Sessions) -> None:
+def test_a_persons_advance_rests_on_the_latest_verdict(sessions: Sessions) -> None:
     with sessions.writing() as session:
         scene.a_serving_surface(session)
         rollout_id = scene.a_rollout_in(session, Phase.SHADOW)
+        scene.a_passing_verdict(session, rollout_id)
+        scene.a_stored_verdict(session, rollout_id, Outcome.HOLD)
 
-        rollout = rollouts.apply_command(
-            session, rollout_id, Command.ADVANCE, by="grace", now=NOON, reason="the shadow's clicks come late today"
-        )
+        with pytest.raises(MissingVerdict, match="skip this step with a reason"):
+            scene.commanded(session, rollout_id, Command.ADVANCE)
+        passing = scene.a_passing_verdict(session, rollout_id)
+        rollout = scene.commanded(session, rollout_id, Command.ADVANCE)
         entry = history.list_history(session, HOME_FEED, 1)[0]
 
-        assert rollout.phase is Phase.RAMPING
-        assert (entry.by, entry.command, entry.verdict_id) == ("grace", "advance", None)
-        assert entry.reason == "the shadow's clicks come late today"
+    assert rollout.phase is Phase.RAMPING
+    assert (entry.command, entry.verdict_id) == ("advance", passing)
+
+
+@pytest.mark.parametrize(
+    ("phase", "share_bp"), [(Phase.WARMING, 0), (Phase.SHADOW, 100), (Phase.RAMPING, 2_500), (Phase.WATCHING, 0)]
+)
+def test_a_person_skips_with_a_reason_and_the_history_keeps_it(sessions: Sessions, phase: Phase, share_bp: int) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, phase)
+
+        with pytest.raises(MissingReason):
+            scene.commanded(session, rollout_id, Command.SKIP)
+        rollout = scene.commanded(session, rollout_id, Command.SKIP, by="grace", reason="clicks come late today")
+        entry, state = history.list_history(session, HOME_FEED, 1)[0], surfaces.get(session, HOME_FEED)
+
+    assert (entry.by, entry.command, entry.reason) == ("grace", "skip", "clicks come late today")
+    assert state.candidate_bp == share_bp
+    assert rollout.stage_generation == state.generation, "its evidence begins anew"
+    assert state.lease_renewed_at == (NOON if share_bp else None), "its watch begins"
+
+
+def test_a_skip_leaves_approvals_behind(sessions: Sessions) -> None:
+    steps = [{"share": "1%", "approvals": 1}, {"share": "50%", "approvals": 1}, {"share": "100%"}]
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session, plan=a_plan(steps=steps))
+        scene.walk(session, rollout_id, until=Phase.RAMPING)
+        scene.commanded(session, rollout_id, Command.APPROVE, by="grace")
+
+        rollout = scene.commanded(session, rollout_id, Command.SKIP, by="grace", reason="the launch is today")
+
+    assert (rollout.step, rollout.approvals) == (1, frozenset())
+
+
+def test_a_scheduler_cannot_skip(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.SHADOW)
+        epoch = leases.acquire(session, leases.SCHEDULER, "one", 60)
+
+        with pytest.raises(Forbidden, match="only people"):
+            rollouts.apply_command(
+                session, rollout_id, Command.SKIP, by="scheduler", now=NOON, reason="why not", epoch=epoch
+            )
 
 
 def test_a_scheduler_cannot_overrule_the_judge(sessions: Sessions) -> None:
@@ -286,12 +321,45 @@ def test_a_step_that_asks_for_approvals_is_left_only_with_them(sessions: Session
 
         with pytest.raises(IllegalTransition, match="lacks 1 approval"):
             scene.walk(session, rollout_id, until=Phase.WATCHING)
-        scene.commanded(session, rollout_id, Command.APPROVE)
+        scene.commanded(session, rollout_id, Command.APPROVE, by="grace")
         generation = surfaces.get(session, HOME_FEED).generation
-        scene.commanded(session, rollout_id, Command.APPROVE)
+        scene.commanded(session, rollout_id, Command.APPROVE, by="grace")
 
         assert surfaces.get(session, HOME_FEED).generation == generation, "approving twice is approving once"
         assert scene.walk(session, rollout_id, until=Phase.WATCHING).phase is Phase.WATCHING
+
+
+def test_nobody_approves_their_own_rollout_and_groups_approve_their_steps(sessions: Sessions) -> None:
+    steps = [{"share": "1%", "approvals": 1, "approval_group": "leads"}, {"share": "100%"}]
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session, plan=a_plan(steps=steps))
+        scene.walk(session, rollout_id, until=Phase.RAMPING)
+
+        with pytest.raises(Forbidden, match="ada may not approve"):
+            scene.commanded(session, rollout_id, Command.APPROVE, by="ada", groups={"leads"})
+        with pytest.raises(Forbidden, match="members of leads"):
+            scene.commanded(session, rollout_id, Command.APPROVE, by="grace")
+        rollout = scene.commanded(session, rollout_id, Command.APPROVE, by="grace", groups={"leads"})
+
+    assert rollout.approvals == {"grace"}
+
+
+def test_an_unmonitored_step_is_left_on_approvals_with_reasons_and_on_nothing_else(sessions: Sessions) -> None:
+    steps = [{"share": "1%", "approvals": 1, "monitored": False}, {"share": "100%"}]
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_pending_rollout(session, plan=a_plan(steps=steps))
+        scene.walk(session, rollout_id, until=Phase.RAMPING)
+
+        with pytest.raises(IllegalTransition, match="lacks 1 approval"):
+            scene.walk(session, rollout_id, until=Phase.WATCHING)
+        with pytest.raises(MissingReason):
+            scene.commanded(session, rollout_id, Command.APPROVE, by="grace")
+        scene.commanded(session, rollout_id, Command.APPROVE, by="grace", reason="seen in the dashboards")
+        rollout = scene.commanded(session, rollout_id, Command.ADVANCE)
+
+    assert rollout.phase is Phase.WATCHING
 
 
 @pytest.mark.parametrize("phase", sorted(ACTIVE))

@@ -1,0 +1,38 @@
+"""What only the outside knows of a rollout, gathered: runtimes, release, freeze and cool-down. Reads only."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from control_plane.domain.decision import Readiness
+from control_plane.domain.rollout import Phase, Rollout
+from control_plane.domain.surface_graph import blocked_by
+from control_plane.registry import cool_down, freezes, releases, runtimes
+
+
+def readiness(session: Session, rollout: Rollout, *, now: datetime, live_since: datetime) -> Readiness:
+    """`live_since` is wall time, whatever clock `now` comes from."""
+    found = runtimes.readiness(
+        session,
+        rollout.candidate,
+        live_since=live_since,
+        blocked_by=blocker(session, rollout, now=now),
+        stage_generation=rollout.stage_generation,
+    )
+    freeze = freezes.standing(session, rollout.surface, now=now)
+    cooling = cool_down.cooling(session, rollout, now=now) if rollout.phase is Phase.PENDING else None
+    return replace(
+        found,
+        frozen="" if freeze is None else f"{freeze.owner}: {freeze.reason}",
+        frozen_until=None if freeze is None else freeze.until,
+        cools_until=None if cooling is None else cooling.until,
+    )
+
+
+def blocker(session: Session, rollout: Rollout, *, now: datetime) -> str | None:
+    """What a rollout that is still to start waits for in its release, in words."""
+    if rollout.release_id is None or rollout.phase not in (Phase.QUEUED, Phase.PENDING):
+        return None
+    edges = releases.edges(session, rollout.release_id)
+    return blocked_by(rollout.surface, edges, releases.progress(session, rollout.release_id), now=now)

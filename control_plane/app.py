@@ -44,8 +44,8 @@ from control_plane.settings import Settings
 from control_plane.webhooks.courier import make_courier
 
 NOUNS = (
+    aliases,  # first, because routes are tried in turn, and none is asked for as often
     surfaces,
-    aliases,
     served,
     splits,
     versions,

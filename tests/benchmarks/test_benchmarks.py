@@ -47,6 +47,19 @@ def test_a_quick_run_prints_its_figures_last(name: str, figures: set[str]) -> No
 
 
 @pytest.mark.slow
+def test_a_quick_run_beside_mlflow_prints_its_figures_last() -> None:
+    if not (ROOT / ".bench" / "mlflow" / ".installed").exists():
+        pytest.skip("MLflow is not installed: make bench NAME=registry does it")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.registry", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    figures = json.loads(done.stdout.splitlines()[-1])["figures"]
+    assert figures.keys() >= {"lookup_ratio", "lookup_p99_ratio", "create_ratio"}
+    assert all(math.isfinite(value) and value > 0 for value in figures.values())
+
+
+@pytest.mark.slow
 def test_a_quick_run_of_the_guardrails_prints_every_bar_and_figure_and_says_that_it_was_quick() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.guardrails", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
+from control_plane.api import patterns
 from control_plane.api.deps import Id, Limit, Operator, Sessions, Settings, WallNow
 from control_plane.api.errors import documented, documented_write
 from control_plane.registry import deliveries
@@ -21,7 +22,7 @@ SubscriberName = Annotated[str, Path(min_length=1, max_length=40)]
 
 
 class SubscriberOut(BaseModel):
-    """`origin` is all that is shown of the URL; `last_error` is the oldest pending event's, empty before a first try."""
+    """Of the URL only `origin` is shown; `last_error` is the oldest pending event's, empty before a first try."""
 
     name: str
     origin: str
@@ -103,7 +104,9 @@ def list_webhooks(sessions: Sessions, settings: Settings) -> SubscribersOut:
 
 @router.get("/dead", summary="List the events that were given up", responses=documented())
 def list_dead(
-    sessions: Sessions, subscriber: Annotated[str | None, Query(max_length=40)] = None, limit: Limit = 100
+    sessions: Sessions,
+    subscriber: Annotated[str | None, Query(max_length=40, pattern=patterns.NO_NUL)] = None,
+    limit: Limit = 100,
 ) -> DeadEventsOut:
     """The latest first; subscribers that are in the settings no more are among them."""
     with sessions.reading() as session:

@@ -78,6 +78,8 @@ def test_no_secret_stands_in_the_files() -> None:
         "SUREFOOT_RUNTIME_TOKEN": "",
         "SUREFOOT_GROUPS": "",
         "SUREFOOT_METRIC_SOURCES": "",
+        "SUREFOOT_WEBHOOKS": "",
+        "SUREFOOT_PUBLIC_URL": "",
     }
 
 

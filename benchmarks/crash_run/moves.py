@@ -32,7 +32,7 @@ MOVES: dict[str, set[tuple[str | None, str | None]]] = {
         *((phase, begins) for phase in (*ON_THE_WAY, "held", "expired") for begins in ("warming", "shadow")),
         *((phase, phase) for phase in ("queued", "pending")),
     },
-    "roll_back": HOME,
+    "roll_back": {*HOME, (None, None)},  # what was adopted came by no rollout
     "abort": {move for move in HOME if move[0] != "done"},
     "quarantine": {*HOME, (None, None)},
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from benchmarks.crash_run import evidence
-from benchmarks.crash_run.wrote import write_down
+from benchmarks.crash_run.wrote import written_down
 from control_plane import failpoints
 from control_plane.app import create_app
 from control_plane.clock import make_clock
@@ -63,9 +63,9 @@ def serve(deployment: Deployment, port: int, armed: str) -> None:
     clock = make_clock(settings.clock_file)
     app = create_app(settings, clock)
     metronome = make_metronome(settings, app.state.parts.sessions, clock)
-    write_down(metronome)
     threading.Thread(target=_start_once_up, args=(metronome, port), daemon=True).start()
-    uvicorn.run(app, host=settings.host, port=port, log_level="critical", access_log=False)
+    with written_down(metronome):
+        uvicorn.run(app, host=settings.host, port=port, log_level="critical", access_log=False)
 
 
 def follow(ports: Sequence[int], folder: Path, armed: str) -> None:

@@ -1,5 +1,8 @@
 """Beside the registry's own tables: under which epoch each scheduler believed to write, in one transaction with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, event, insert, select
 from sqlalchemy.orm import Mapper
 
@@ -21,8 +24,9 @@ WROTE = Table(
 )
 
 
-def write_down(metronome: Metronome) -> None:
-    """From now on, each change and verdict that this process's scheduler writes says under which epoch."""
+@contextmanager
+def written_down(metronome: Metronome) -> Iterator[None]:
+    """Meanwhile each change and verdict that this process's scheduler writes says under which epoch."""
 
     def of(connection: Connection, **what: object) -> None:
         epoch = connection.execute(select(LeaseRow.epoch).where(LeaseRow.name == leases.SCHEDULER)).scalar_one()
@@ -38,3 +42,8 @@ def write_down(metronome: Metronome) -> None:
 
     event.listen(HistoryRow, "after_insert", changed)
     event.listen(VerdictRow, "after_insert", judged)
+    try:
+        yield
+    finally:
+        event.remove(HistoryRow, "after_insert", changed)
+        event.remove(VerdictRow, "after_insert", judged)

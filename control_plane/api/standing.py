@@ -1,15 +1,15 @@
 """Where a rollout stands: what it waits for and until when, and how far the runtimes follow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from control_plane.domain.decision import Decision, decide
+from control_plane.domain.decision import Decision, Readiness, decide
 from control_plane.domain.model_version import Part
-from control_plane.domain.rollout import FINISHED, Phase, Rollout
-from control_plane.domain.surface_graph import blocked_by
-from control_plane.registry import evidence, model_versions, rollouts, runtimes, surfaces
+from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
+from control_plane.registry import evidence, gates, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.evidence import StoredVerdict
 
 
@@ -43,8 +43,7 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
     """`live_since` is wall time, whatever clock `now` comes from."""
     state = surfaces.get(session, rollout.surface)
     stored = evidence.latest(session, rollout.rollout_id)
-    blocker = blocker_of(session, rollout, now=now)
-    readiness = runtimes.readiness(session, rollout.candidate, live_since=live_since, blocked_by=blocker)
+    readiness = gates.readiness(session, rollout, now=now, live_since=live_since)
     health = runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since)
     decision = decide(rollout, None if stored is None else stored.verdict, readiness=readiness, now=now)
     is_finished = rollout.phase in FINISHED
@@ -53,7 +52,7 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
         rollout=rollout,
         generation=state.generation,
         verdict=stored,
-        waiting_for=None if is_finished else _wording(decision, home_since),
+        waiting_for=None if is_finished else _wording(decision, readiness, home_since, _ahead(session, rollout)),
         until=None if is_finished or home_since is not None else decision.until,
         live_runtimes=readiness.live_runtimes,
         acknowledged_runtimes=health.acknowledged_runtimes,
@@ -63,18 +62,22 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
     )
 
 
-def blocker_of(session: Session, rollout: Rollout, *, now: datetime) -> str | None:
-    """What a pending rollout's release still makes it wait for, in words."""
-    if rollout.release_id is None or rollout.phase is not Phase.PENDING:
-        return None
-    edges = rollouts.release_edges(session, rollout.release_id)
-    return blocked_by(rollout.surface, edges, rollouts.progress(session, rollout.release_id, now=now), now=now)
+def _ahead(session: Session, rollout: Rollout) -> list[RolloutId]:
+    """Who comes to the surface before a queued rollout: the one it carries, then those that queued earlier."""
+    if rollout.phase is not Phase.QUEUED:
+        return []
+    carried = surfaces.get(session, rollout.surface).rollout_id
+    queued = [other.rollout_id for other in rollouts.list_queued(session, rollout.surface)]
+    return [*([] if carried is None else [carried]), *(other for other in queued if other < rollout.rollout_id)]
 
 
-def _wording(decision: Decision, home_since: datetime | None) -> str:
+def _wording(decision: Decision, readiness: Readiness, home_since: datetime | None, ahead: Sequence[RolloutId]) -> str:
     if home_since is not None:
         since = f"unwatched too long, so since {home_since:%d %b %H:%M} UTC its users are on stable"
-        return f"waiting for a completed check: the candidate was {since}"
+        until = f"the end of the freeze by {readiness.frozen}" if readiness.frozen else "a completed check"
+        return f"waiting for {until}: the candidate was {since}"
+    if ahead:
+        return f"queued; waiting for rollout {', then '.join(map(str, ahead))} to end"
     if decision.command is None:
         return decision.reason
     return f"the scheduler's next check, to {decision.command.replace('_', ' ')}: {decision.reason}"

@@ -3,12 +3,16 @@
 from dataclasses import replace
 from datetime import datetime
 
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from control_plane.domain.decision import Readiness
-from control_plane.domain.rollout import Phase, Rollout
+from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.domain.surface_graph import blocked_by
 from control_plane.registry import cool_down, freezes, releases, runtimes
+from control_plane.registry.tables import RolloutRow, SurfaceRow
+
+STAGES = (Phase.SHADOW.value, Phase.RAMPING.value, Phase.WATCHING.value)
 
 
 def readiness(session: Session, rollout: Rollout, *, now: datetime, live_since: datetime) -> Readiness:
@@ -28,6 +32,27 @@ def readiness(session: Session, rollout: Rollout, *, now: datetime, live_since: 
         frozen_until=None if freeze is None else freeze.until,
         cools_until=None if cooling is None else cooling.until,
     )
+
+
+def acknowledged_stages(session: Session, *, live_since: datetime) -> dict[RolloutId, int]:
+    """Rollouts whose stage nearly all live runtimes have come to serve, and the generation of their surfaces."""
+    rows = session.execute(
+        select(RolloutRow.rollout_id, RolloutRow.surface, RolloutRow.stage_generation, SurfaceRow.generation)
+        .join(SurfaceRow, SurfaceRow.rollout_id == RolloutRow.rollout_id)
+        .where(
+            RolloutRow.acknowledged_at.is_(None),
+            or_(RolloutRow.phase.in_(STAGES), RolloutRow.paused_phase.in_(STAGES)),
+        )
+        .order_by(RolloutRow.rollout_id)
+    ).all()
+    live = runtimes.live(session, since=live_since) if rows else []
+    found = {}
+    for row in rows:
+        served = [runtime.generations[row.surface] for runtime in live if row.surface in runtime.generations]
+        acknowledged = sum(generation >= row.stage_generation for generation in served)
+        if Readiness(live_runtimes=len(served), acknowledged_runtimes=acknowledged).is_acknowledged:
+            found[RolloutId(row.rollout_id)] = row.generation
+    return found
 
 
 def blocker(session: Session, rollout: Rollout, *, now: datetime) -> str | None:

@@ -1,4 +1,4 @@
-"""One pass: queued rollouts come to free surfaces; then, of each rollout that is due, load, judge, decide, apply."""
+"""One pass: queues move on, stages begin that runtimes serve; then, of what is due, load, judge, decide, apply."""
 
 import logging
 from collections.abc import Mapping
@@ -36,12 +36,10 @@ class Loaded:
     """Everything one check needs, read in one session that is closed before anything is computed.
 
     The rollout is as it will be when its candidate, found at home, comes back: judged without the time it was away.
-    If `begins`, enough runtimes were found to serve its stage, which begins now. One that has not begun is judged as
-    if it began now: nothing can be missing from it yet.
+    A stage that has not begun is judged as if it began now: nothing can be missing from it yet.
     """
 
     rollout: Rollout
-    begins: bool
     stage: Stage
     generation: int
     candidate: ModelVersion
@@ -85,6 +83,7 @@ def tick(
     """
     report = TickReport()
     dequeue(sessions, report, now=now, epoch=epoch)
+    begin_stages(sessions, now=now, live_since=live_since, epoch=epoch)
     with sessions.reading() as session:
         due = rollouts.due(session, now=now)
     external = read_external(sessions, sources, due, phases=JUDGED, now=now)
@@ -128,6 +127,20 @@ def dequeue(sessions: Sessions, report: TickReport, *, now: datetime, epoch: int
                 report.dequeued.append(rollout.rollout_id)
 
 
+def begin_stages(sessions: Sessions, *, now: datetime, live_since: datetime, epoch: int | None) -> None:
+    """Note the stages that nearly all live runtimes serve by now, whether or not their next check is due."""
+    with sessions.reading() as session:
+        served = gates.acknowledged_stages(session, live_since=live_since)
+    for rollout_id, generation in served.items():
+        try:
+            with sessions.writing() as session:
+                rollouts.acknowledge(session, rollout_id, seen_generation=generation, at=now, epoch=epoch)
+        except Deposed:
+            raise
+        except ControlPlaneError as error:
+            logger.warning("rollout %s: its stage could not begin: %s", rollout_id, error)
+
+
 def check(
     sessions: Sessions,
     log: EventLog,
@@ -159,12 +172,9 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
             rollout = back_from_home(rollout, home_since=home_since, now=now)
         started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
         readiness = gates.readiness(session, rollout, now=now, live_since=live_since)
-        has_begun = rollout.acknowledged_at is not None
-        begun = rollout if has_begun else replace(rollout, acknowledged_at=now)
-        begins = not has_begun and readiness.is_acknowledged and rollout.serving_phase in JUDGED
+        begun = rollout if rollout.acknowledged_at is not None else replace(rollout, acknowledged_at=now)
         return Loaded(
-            rollout=begun if begins else rollout,
-            begins=begins,
+            rollout=rollout,
             stage=stage_of(begun, generation=state.generation),
             generation=state.generation,
             candidate=model_versions.get(session, rollout.candidate).manifest.version,
@@ -220,8 +230,6 @@ def apply(
         state = surfaces.get(session, rollout.surface)
         if state.generation != loaded.generation:
             raise StaleGeneration(rollout.surface, seen=loaded.generation, current=state.generation)
-        if loaded.begins:
-            rollouts.acknowledge(session, rollout.rollout_id, seen_generation=loaded.generation, at=now, epoch=epoch)
         verdict_id = None
         if judged is None:
             rollouts.set_next_check(session, rollout.rollout_id, now)

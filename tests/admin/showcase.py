@@ -10,7 +10,7 @@ from control_plane.domain.decision import decide
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.moments import Moments, ServingCounts
-from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId, stage_of
+from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
 from control_plane.registry import leases, model_versions, rollouts, runtimes, surfaces
@@ -126,10 +126,11 @@ class Showcase:
     def check(self, rollout_id: RolloutId) -> None:
         """One tick of the scheduler for one rollout, its moments simulated instead of read from a log."""
         self.heartbeat(seen_at=self.now)
+        tick.begin_stages(self.sessions, now=self.now, live_since=self.now, epoch=None)
         loaded = tick.load(self.sessions, rollout_id, now=self.now, live_since=self.now)
         judged = None
         if loaded.rollout.serving_phase in tick.JUDGED:
-            stage = stage_of(loaded.rollout, generation=loaded.generation)
+            stage = loaded.stage
             moments = self._moments(rollout_id, loaded.rollout)
             judged = tick.Judged(
                 verdict=judge(loaded.rollout.plan, stage, moments, loaded.health),

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
+from control_plane.domain.decision import Readiness
 from control_plane.domain.errors import (
     CoolingDown,
     Deposed,
@@ -99,7 +100,7 @@ def a_rolled_back_trunk(session: Session, command: Command = Command.ROLL_BACK) 
     return scene.a_pending_rollout(session, a_version("b", surface=SEARCH, trunk="new"))
 
 
-def readiness_of(session: Session, rollout_id: RolloutId) -> gates.Readiness:
+def readiness_of(session: Session, rollout_id: RolloutId) -> Readiness:
     return gates.readiness(session, rollouts.get(session, rollout_id), now=LATER, live_since=NOON)
 
 
@@ -167,8 +168,12 @@ def test_runtimes_that_serve_the_stage_or_a_later_generation_have_acknowledged_i
         heartbeat(session, 9, stage, surface=SEARCH)
 
         found = readiness_of(session, rollout_id)
+        before = gates.acknowledged_stages(session, live_since=NOON)
+        heartbeat(session, 0, stage)
+        after = gates.acknowledged_stages(session, live_since=NOON)
 
     assert (found.acknowledged_runtimes, found.live_runtimes, found.is_acknowledged) == (2, 3, False)
+    assert (before, after) == ({}, {rollout_id: stage})
 
 
 def test_a_stage_is_acknowledged_once_and_each_stage_anew(sessions: Sessions) -> None:

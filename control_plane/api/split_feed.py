@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # a bad candidate must be off every surface within a second, network and all
 POLL_BENEATH_SECONDS = 0.5  # the same, where notifications come and one was lost
+EVENT = "splits"
+RETRY_MS = 500  # a client that lost its stream comes back after this long
+PING_SECONDS = 15.0  # silence after which a stream says that it is there
+PING = b": ping\n\n"
 PAUSE_SECONDS = 0.01  # between two reads, however fast changes come
 BACKOFF_SECONDS = 1.0  # while the registry does not answer
 
@@ -47,6 +51,11 @@ class Snapshot:
     def body(self) -> str:
         """JSON, rendered once for all who read it."""
         return SplitsOut.of(self.splits, self.artifact_uris).model_dump_json()
+
+    @cached_property
+    def event(self) -> bytes:
+        """The same as a server-sent event, whose id is the etag."""
+        return f"event: {EVENT}\ndata: {self.body}\nid: {self.etag}\nretry: {RETRY_MS}\n\n".encode()
 
 
 def etag_of(states: list[SurfaceState], artifact_uris: Mapping[VersionId, str]) -> str:
@@ -108,19 +117,27 @@ class SplitFeed:
             self._next_read = asyncio.create_task(self._read(unless=None))
         return await asyncio.shield(self._next_read)
 
-    async def follow(self) -> AsyncGenerator[Snapshot, None]:
-        """The present snapshot, then each later one; those that came while the caller was busy are skipped."""
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Server-sent events: the present snapshot, then each later one, and a comment where there is none for long.
+
+        Those that came while the reader was busy are skipped.
+        """
         with self._listening():
             seen = await self._first()
+            yield seen.event
             while True:
-                yield seen
-                seen = await self._after(seen)
+                try:
+                    async with asyncio.timeout(PING_SECONDS):
+                        seen = await self._after(seen)
+                    yield seen.event
+                except TimeoutError:
+                    yield PING
 
     async def _first(self) -> Snapshot:
         """Waits for a registry that is away: a stream that broke off would come back at once, over and over."""
         while True:
             try:
-                return await self._read(unless=None)
+                return await self.current()
             except RegistryUnavailable as error:
                 log.warning("a stream waits: %s", error)
                 await asyncio.sleep(BACKOFF_SECONDS)

@@ -4,17 +4,23 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response, status
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.responses import StreamingResponse
 
 from control_plane import failpoints
 from control_plane.api.deps import Feed
 from control_plane.api.errors import documented
 from control_plane.api.schemas import SplitsOut
+from control_plane.api.split_feed import SplitFeed
 
 router = APIRouter(prefix="/v1/splits", tags=["splits"])
 
-EVENT = "splits"
-RETRY_MS = 500  # a client that lost its stream comes back after this long
+NO_BUFFERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # on the way: an event is of use at once
+
+
+class EventStream(StreamingResponse):
+    """Events that were rendered before. FastAPI's own would render each of them again for every reader."""
+
+    media_type = "text/event-stream"
 
 
 @router.get(
@@ -39,14 +45,18 @@ async def read_splits(
 @router.get(
     "/stream",
     summary="Follow the splits",
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     responses=documented(),
 )
-async def follow_splits(feed: Feed) -> AsyncIterator[ServerSentEvent]:
+async def follow_splits(feed: Feed) -> Response:
     """Event `splits`, with the same body as `GET /v1/splits`: on connecting, after each change, after each renewed
     lease. The event id is the ETag. A slow reader skips snapshots and gets the latest."""
-    async for snapshot in feed.follow():
-        yield ServerSentEvent(event=EVENT, id=snapshot.etag, raw_data=snapshot.body, retry=RETRY_MS)
+    return EventStream(_pushed(feed), headers=NO_BUFFERS)
+
+
+async def _pushed(feed: SplitFeed) -> AsyncIterator[bytes]:
+    async for event in feed.events():
+        yield event
         failpoints.reach("split.pushed")
 
 

@@ -26,6 +26,12 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    name: str
+    data: str
+
+
 class Backoff:
     """Doubling waits with jitter, so that a fleet does not come back in step."""
 
@@ -79,8 +85,8 @@ class ControlLink:
             raise Unreachable(self._url, _words(error)) from None
         return self.request(method, path, body=body, headers=headers)
 
-    def stream(self, path: str) -> Iterator[str]:
-        """Yield the names of server-sent events as they come; ends when the stream does.
+    def stream(self, path: str) -> Iterator[Event]:
+        """Yield server-sent events as they come; ends when the stream does.
 
         Raises:
             Unreachable: no stream, or nothing was heard for the link's time limit.
@@ -91,7 +97,7 @@ class ControlLink:
             with self._connection.getresponse() as response:
                 if response.status != http.HTTPStatus.OK:
                     raise Unreachable(self._url, f"GET {path} answered {response.status}")
-                yield from _event_names(response)
+                yield from _events(response)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             # ValueError and AttributeError: `close` of another thread took the file away under the reader.
             raise Unreachable(self._url, _words(error)) from None
@@ -116,19 +122,18 @@ class ControlLink:
             )
 
 
-def _event_names(response: http.client.HTTPResponse) -> Iterator[str]:
-    name = "message"
-    has_data = False
+def _events(response: http.client.HTTPResponse) -> Iterator[Event]:
+    name, data = "message", list[str]()
     while line := response.readline():
         field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
         if field == "event":
             name = value.removeprefix(" ")
         elif field == "data":
-            has_data = True
+            data.append(value.removeprefix(" "))
         elif not field and not value:
-            if has_data:
-                yield name
-            name, has_data = "message", False
+            if data:
+                yield Event(name=name, data="\n".join(data))
+            name, data = "message", []
 
 
 def _words(error: Exception) -> str:

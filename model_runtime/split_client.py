@@ -5,6 +5,7 @@ A snapshot read from disk has no seconds left: what went on while this runtime w
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from model_runtime.split_table import Snapshot, SplitTable
 
 SPLITS_PATH = "/v1/splits"
 STREAM_PATH = "/v1/splits/stream"
+SPREAD_SECONDS = 0.3  # after a push: over this long a fleet asks for its leases, not all in one moment
 STREAM_SILENCE_SECONDS = 60.0  # after this the stream is opened anew: a dead peer says nothing either
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,8 @@ log = logging.getLogger(__name__)
 class SplitClient:
     """Keeps a `SplitTable` fresh from the control plane: a poll, hurried along by the event stream.
 
-    The stream only says that something changed; the answer comes from the poll, so that leases always count from
-    a question this runtime asked, never from a line that lay in a buffer.
+    What the stream brings takes effect at once where it is newer; leases count from a question that this runtime
+    asked, never from a line that lay in a buffer, and a poll soon after renews them.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class SplitClient:
         self._poll_link = ControlLink(base_url, token=token)
         self._stream_link = ControlLink(base_url, token=token, timeout_seconds=STREAM_SILENCE_SECONDS)
         self._etag = ""
+        self._answered_asked_at: float | None = None  # when the latest question was asked that was answered
         self._is_stored = True
         self._store_problem = ""
         self._is_streaming = False
@@ -102,12 +105,15 @@ class SplitClient:
         headers = {"If-None-Match": self._etag} if self._etag else {}
         answer = self._poll_link.request("GET", SPLITS_PATH, headers=headers)
         if answer.status == 304:
+            self._answered_asked_at = asked_at
             return
         if answer.status != 200:
             raise Unreachable(SPLITS_PATH, f"answered {answer.status}")
         snapshot = Snapshot.from_json(answer.body)
         self._etag = answer.headers.get("etag", "")
-        if self._table.offer(snapshot, asked_at=asked_at):
+        is_newer = self._table.offer(snapshot, asked_at=asked_at)
+        self._answered_asked_at = asked_at  # only now: a push that comes meanwhile counts from the question before
+        if is_newer:
             self._is_stored = False
             self._on_change()
 
@@ -146,15 +152,32 @@ class SplitClient:
         backoff = Backoff()
         while not self._stop.is_set():
             try:
-                for _ in self._stream_link.stream(STREAM_PATH):
+                for event in self._stream_link.stream(STREAM_PATH):
                     self._is_streaming = True
                     backoff.succeeded()
+                    if self._take(event.data):
+                        self._stop.wait(random.uniform(0, SPREAD_SECONDS))
                     self._wake.set()
             except Unreachable as error:
                 if not self._stop.is_set():
                     log.info("no split stream: %s", error)
             self._is_streaming = False
             self._stop.wait(backoff.failed())
+
+    def _take(self, pushed: str) -> bool:
+        """Serve by what was pushed; False where that has to wait for a poll."""
+        asked_at = self._answered_asked_at
+        if asked_at is None:
+            return False
+        try:
+            snapshot = Snapshot.from_json(pushed)
+        except InvalidField as error:
+            log.warning("a push is of no use: %s", error)
+            return False
+        if self._table.offer_pushed(snapshot, asked_at=asked_at):
+            self._is_stored = False
+            self._on_change()
+        return True
 
 
 def read_last_known_good(path: Path) -> Snapshot | None:

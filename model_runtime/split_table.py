@@ -102,6 +102,21 @@ class SplitTable:
             self._forget_uris()
             return any(newer) or has_moved
 
+    def offer_pushed(self, snapshot: Snapshot, *, asked_at: float) -> bool:
+        """Take in those pushed splits that are newer than what is known; True if there are any.
+
+        `asked_at` is of the latest question that was answered. That answer was older than a split which is newer than
+        it, so the split's seconds were counted after the question, however long the push then lay in a buffer. Of one
+        that is not newer nobody knows that, so it renews no lease.
+        """
+        with self._lock:
+            newer = [split for split in snapshot.splits.values() if self._is_newer(split)]
+            named = {v for split in newer for v in (split.stable, split.candidate, split.shadow)}
+            self._artifact_uris.update({v: uri for v, uri in snapshot.artifact_uris.items() if v in named})
+            for split in newer:
+                self._order(split, asked_at)
+            return bool(newer)
+
     def settle(self) -> None:
         """Let those ordered splits take effect whose versions are loaded."""
         with self._lock:
@@ -121,6 +136,10 @@ class SplitTable:
         splits = [held.split for held in (*self._held.values(), *self._ordered.values())]
         named = {v for s in splits for v in (s.stable, s.candidate, s.shadow)}
         self._artifact_uris = {v: uri for v, uri in self._artifact_uris.items() if v in named}
+
+    def _is_newer(self, split: Split) -> bool:
+        newest = self._ordered.get(split.surface) or self._held.get(split.surface)
+        return newest is None or split.generation > newest.split.generation
 
     def _order(self, split: Split, asked_at: float) -> bool:
         offered = Held(split=split, home_at=asked_at + _seconds_left(split))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from model_runtime.control_link import Backoff, ControlLink, Unreachable
+from model_runtime.control_link import Backoff, ControlLink, Event, Unreachable
 from tests.model_runtime.conftest import NOWHERE, eventually
 from tests.model_runtime.split_stub import split_stub
 
@@ -50,7 +50,7 @@ def test_silence_ends_at_the_time_limit() -> None:
 def test_closing_wakes_a_thread_that_reads_a_stream() -> None:
     with split_stub() as (stub, url):
         link = ControlLink(url, timeout_seconds=60.0)
-        seen: list[str] = []
+        seen: list[Event] = []
         thread = threading.Thread(target=_read, args=(link, seen))
         thread.start()
         eventually(lambda: stub.streams == 1)
@@ -61,7 +61,7 @@ def test_closing_wakes_a_thread_that_reads_a_stream() -> None:
         thread.join(5.0)
 
         assert not thread.is_alive()
-        assert seen == ["splits"]
+        assert [event.name for event in seen] == ["splits"]
 
 
 def test_a_stream_that_is_none_is_unreachable() -> None:
@@ -89,6 +89,6 @@ def test_waits_double_up_to_a_limit_and_begin_anew_after_success() -> None:
     assert backoff.failed() <= 0.1
 
 
-def _read(link: ControlLink, seen: list[str]) -> None:
+def _read(link: ControlLink, seen: list[Event]) -> None:
     with contextlib.suppress(Unreachable):
         seen.extend(link.stream("/v1/splits/stream"))

@@ -162,3 +162,30 @@ def test_an_answer_that_nobody_foresaw_does_not_end_the_polling(tmp_path: Path) 
         stub.serve(a_split(2), etag="2")
 
         eventually(lambda: generation_of(table) == 2)
+
+
+def test_a_push_takes_effect_though_no_question_is_answered_any_more(tmp_path: Path) -> None:
+    with split_stub() as (stub, url), client_of(url, tmp_path / "splits.json") as (_, table):
+        stub.serve(a_split(1), etag="1")
+        eventually(lambda: generation_of(table) == 1 and stub.streams == 1)
+        stub.answers_with = 500
+        asked = len(stub.asked)
+        eventually(lambda: len(stub.asked) > asked)
+
+        stub.serve(a_split(2), etag="2")
+        stub.push()
+
+        eventually(lambda: generation_of(table) == 2)
+
+
+def test_a_push_that_is_no_snapshot_is_passed_over(tmp_path: Path) -> None:
+    with split_stub() as (stub, url), client_of(url, tmp_path / "splits.json") as (_, table):
+        stub.serve(a_split(1), etag="1")
+        eventually(lambda: generation_of(table) == 1 and stub.streams == 1)
+
+        stub.body, stub.answers_with = b'{"splits": [7]}', 500
+        stub.push()
+        stub.serve(a_split(2), etag="2")
+        stub.push()
+
+        eventually(lambda: generation_of(table) == 2)

@@ -225,3 +225,32 @@ def test_a_version_that_lies_elsewhere_now_is_news_though_no_split_is_newer(tabl
     assert not table.offer(moved, asked_at=100.0)
 
     assert table.wanted() == {STABLE: "/elsewhere"}
+
+
+def push(table: SplitTable, split: Split, *, asked_at: float) -> bool:
+    is_news = table.offer_pushed(Snapshot(splits={split.surface: split}, artifact_uris={}), asked_at=asked_at)
+    table.settle()
+    return is_news
+
+
+def test_a_pushed_split_that_is_newer_serves_on_seconds_of_the_question_before(
+    table: SplitTable, seconds: Seconds
+) -> None:
+    offer(table, a_split(1), asked_at=95.0)
+
+    assert push(table, a_split(2, candidate_bp=500), asked_at=95.0)
+
+    seconds.now = 154.0
+    assert served(table).candidate_bp == 500
+    seconds.now = 155.0
+    assert served(table).candidate_bp == 0
+
+
+def test_a_pushed_split_that_is_not_newer_renews_no_lease(table: SplitTable, seconds: Seconds) -> None:
+    offer(table, a_split(2, candidate_bp=500), asked_at=90.0)
+
+    assert not push(table, a_split(2, candidate_bp=500), asked_at=100.0)
+    assert not push(table, a_split(1, candidate_bp=900), asked_at=100.0)
+
+    seconds.now = 150.0
+    assert (served(table).generation, served(table).candidate_bp) == (2, 0)

@@ -3,6 +3,7 @@
 import typer
 
 from control_plane.commands import (
+    db,
     freezes,
     history,
     processes,
@@ -28,6 +29,7 @@ app.command("scheduler")(processes.scheduler)
 app.command("aggregate")(processes.aggregate)
 app.command("runtime", context_settings=processes.PASS_THROUGH)(processes.runtime)
 app.command("train", context_settings=processes.PASS_THROUGH)(processes.train)
+app.command("recalibrate", context_settings=processes.PASS_THROUGH)(processes.recalibrate)
 app.command("export", context_settings=processes.PASS_THROUGH)(processes.export)
 app.command("rehearse")(rehearsal.rehearse_plan)
 app.command("register")(registry.register)
@@ -40,7 +42,7 @@ app.add_typer(freezes.app, name="freeze")
 app.command("unfreeze")(freezes.unfreeze)
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(history.app, name="history")
-app.add_typer(registry.db_app, name="db")
+app.add_typer(db.app, name="db")
 
 
 def main() -> None:

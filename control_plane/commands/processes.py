@@ -99,6 +99,11 @@ def train(context: typer.Context) -> None:
     _become_runtime("train", context.args)
 
 
+def recalibrate(context: typer.Context) -> None:
+    """Fit a checkpoint's calibrators anew, its weights untouched (python -m model_runtime recalibrate)."""
+    _become_runtime("recalibrate", context.args)
+
+
 def export(context: typer.Context) -> None:
     """Export a checkpoint per surface (python -m model_runtime export); takes its options."""
     _become_runtime("export", context.args)

@@ -54,6 +54,9 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     bar = _evidence(verdict.log_e_threshold)
     yield f"  rollback: evidence for harm {_evidence(verdict.log_e_rollback)}, acts at {bar}"
     yield f"  split:    evidence for a wrong split {_evidence(verdict.log_e_sample_ratio)}"
+    if verdict.safe_share_bp is not None:
+        allowed = f"up to {verdict.safe_share_bp / 100:g} % of the traffic" if verdict.safe_share_bp else "no raise"
+        yield f"  budget:   surely kept to at {allowed}, as far as evidence goes"
     if verdict.psi is not None and not any(finding.metric == PSI for finding in verdict.findings):
         yield f"  drift:    PSI of the scores {verdict.psi:.3f}"
     if verdict.culprits:

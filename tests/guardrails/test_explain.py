@@ -93,3 +93,13 @@ def test_durations_are_said_as_people_say_them() -> None:
         "4.6 days",
         "463 days",
     ]
+
+
+def test_a_verdict_of_an_adaptive_plan_says_what_the_loss_budget_allows() -> None:
+    moments = simulated_moments(np.random.default_rng(1), impressions=2_000_000, shares_bp=(500,))
+    verdict = judge(a_judged_plan(adaptive=True), a_stage(share_bp=500, next_share_bp=2_500), moments, a_health())
+
+    assert verdict.safe_share_bp
+    assert f"budget:   surely kept to at up to {verdict.safe_share_bp / 100:g} % of the traffic" in explain(verdict)
+    assert "surely kept to at no raise" in explain(replace(verdict, safe_share_bp=0))
+    assert "budget:" not in explain(replace(verdict, safe_share_bp=None))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase, Rollout
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
@@ -9,6 +11,8 @@ from control_plane.guardrails.replay import replay
 from control_plane.registry import evidence, history, release_rows, rollouts, surfaces
 from tests.builders import a_plan
 from tests.stories.world import STORY_PLAN, Behaviour, World
+
+pytestmark = pytest.mark.slow
 
 HOME_FEED, SEARCH = Surface("home_feed"), Surface("search")
 EDGE = Edge(

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response, status
 from sqlalchemy.orm import Session
 
 from control_plane.api.deps import (
+    Groups,
     Id,
     Limit,
     LiveSince,
@@ -21,6 +22,7 @@ from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import (
     CommandIn,
     Name,
+    RestartIn,
     RolloutIn,
     RolloutLineOut,
     RolloutOut,
@@ -43,13 +45,14 @@ def list_rollouts(
     now: Now,
     live_since: LiveSince,
     surface: Annotated[Name | None, Query()] = None,
-    active: Annotated[bool, Query(description="only those that are not finished")] = False,
+    active: Annotated[bool, Query(description="only those that are not finished, queued ones too")] = False,
     limit: Limit = 100,
 ) -> RolloutsOut:
     """The latest first."""
     named = None if surface is None else Surface(surface)
     with sessions.reading() as session:
         found = rollouts.list_rollouts(session, surface=named, active_only=active)
+        found += rollouts.list_queued(session, named) if active else []
         latest = sorted(found, key=lambda rollout: rollout.rollout_id, reverse=True)[:limit]
         standings = [standing_of(session, rollout, now=now, live_since=live_since) for rollout in latest]
     return RolloutsOut(rollouts=[RolloutLineOut.of_standing(standing) for standing in standings])
@@ -65,13 +68,15 @@ def list_rollouts(
 def create_rollout(body: RolloutIn, once: Once, operator: Operator, now: Now, live_since: LiveSince) -> Response:
     """Pending until it is started. A malformed plan answers 422 with the `field`, the `rule` and, of YAML, the `line`.
 
-    Answers 409 while the surface is busy with another rollout, 423 if a part of the candidate is quarantined.
+    While the surface is busy with another rollout it answers 409, or, as `on_busy` says, queues behind it or replaces
+    it: the other is aborted and this one created in one transaction. Answers 423 if a part of the candidate is
+    quarantined.
     """
     plan = body.read_plan()
     surface, candidate = Surface(body.surface), VersionId(body.candidate)
 
     def create(session: Session) -> Answer:
-        rollout = rollouts.create(session, surface, candidate, plan, by=operator, now=now)
+        rollout = rollouts.create(session, surface, candidate, plan, by=operator, now=now, on_busy=body.on_busy)
         standing = standing_of(session, rollout, now=now, live_since=live_since)
         location = f"/v1/rollouts/{rollout.rollout_id}"
         return _answer(standing, status=status.HTTP_201_CREATED, location=location)
@@ -93,22 +98,25 @@ def read_rollout(rollout_id: Id, sessions: Sessions, now: Now, live_since: LiveS
     "/{rollout_id}/commands",
     summary="Command a rollout",
     response_model=RolloutOut,
-    responses=documented_write(404, 409, 412, 423),
+    responses=documented_write(403, 404, 409, 412, 423),
 )
 def send_command(
     rollout_id: Id,
     body: CommandIn,
     once: Once,
     operator: Operator,
+    groups: Groups,
     matched: MatchedGeneration,
     now: Now,
     live_since: LiveSince,
 ) -> Response:
-    """Start, advance, hold, resume, approve, expire, roll back or abort.
+    """Start, advance, skip, hold, resume, approve, expire, roll back or abort.
 
-    Answers 409 when the rollout's phase does not take the command, when it would grow without a passing verdict or a
-    reason, or, with `current_generation`, when the surface has moved since `seen_generation`; 412 when it has moved
-    since `If-Match`. Rolling back twice is the same as once.
+    Answers 409 when the rollout's phase does not take the command, when it would advance without a passing verdict (a
+    skip needs a reason instead), while the candidate cools down, or, with `current_generation`, when the surface has
+    moved since `seen_generation`; 412 when it has moved since `If-Match`. Answers 423 to what would grow in a freeze,
+    and 403 to an approval by the rollout's creator or by nobody of the step's group. Rolling back is never refused,
+    and twice is the same as once.
     """
     seen = seen_generation(matched, body.seen_generation)
 
@@ -122,10 +130,41 @@ def send_command(
             reason=body.reason,
             seen_generation=seen,
             verdict_id=body.verdict_id,
+            groups=groups,
         )
         return _answer(standing_of(session, rollout, now=now, live_since=live_since))
 
     return once(carry_out)
+
+
+@router.post(
+    "/{rollout_id}/restart",
+    summary="Begin a rollout anew",
+    response_model=RolloutOut,
+    responses=documented_write(404, 409, 412, 423),
+)
+def restart(
+    rollout_id: Id,
+    body: RestartIn,
+    once: Once,
+    operator: Operator,
+    matched: MatchedGeneration,
+    now: Now,
+    live_since: LiveSince,
+) -> Response:
+    """Under another plan or its own: back to the shadow, without weight, evidence or approvals.
+
+    The one way in which the plan of a rollout under way changes. Answers 409 if it is finished.
+    """
+    plan, seen = body.read_new_plan(), seen_generation(matched, body.seen_generation)
+
+    def begin_anew(session: Session) -> Answer:
+        rollout = rollouts.restart(
+            session, RolloutId(rollout_id), plan=plan, by=operator, reason=body.reason, now=now, seen_generation=seen
+        )
+        return _answer(standing_of(session, rollout, now=now, live_since=live_since))
+
+    return once(begin_anew)
 
 
 @router.get("/{rollout_id}/verdicts", summary="List a rollout's verdicts", responses=documented(404))

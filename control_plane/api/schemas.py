@@ -19,7 +19,7 @@ from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping, plan_to_mapping
 from control_plane.domain.plan_reader import Reader
 from control_plane.domain.release_mapping import read_edge
-from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout
 from control_plane.domain.split import Split
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
 from control_plane.domain.verdict import Verdict
@@ -87,12 +87,23 @@ class PlanIn(In):
 class RolloutIn(PlanIn):
     surface: Name
     candidate: VersionName
+    on_busy: OnBusy = Field(OnBusy.REJECT, description="if the surface carries another rollout")
+
+
+class RestartIn(PlanIn):
+    """Without a plan the rollout keeps its own."""
+
+    seen_generation: Generation | None = Field(None, description="of the surface; 409 if it has moved since")
+    reason: Reason = Field("", description="required: evidence, approvals and weight are given up")
+
+    def read_new_plan(self) -> RolloutPlan | None:
+        return None if self.plan is None and self.plan_yaml is None else self.read_plan()
 
 
 class CommandIn(In):
     command: Command
     seen_generation: Generation | None = Field(None, description="of the surface; 409 if it has moved since")
-    reason: Reason = Field("", description="required to advance without a passing verdict")
+    reason: Reason = Field("", description="required to skip, and to overrule a freeze or a cool-down")
     verdict_id: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(None, description="the verdict acted on")
 
 
@@ -290,11 +301,16 @@ class RolloutFactsOut(BaseModel):
     step: int = Field(description="index into the plan's steps; -1 before the ramp")
     candidate_bp: int = Field(description="weight of the candidate as set")
     next_share_bp: int
+    is_monitored: bool = Field(description="whether verdicts let the present stage go on; if not, only people do")
     approvals: list[str]
     approvals_needed: int
+    approval_group: str = Field(description="whose members may approve the present step; empty: anyone else")
+    created_by: str
     created_at: datetime
     started_at: datetime | None
     entered_at: datetime
+    acknowledged_at: datetime | None = Field(description="since when nearly all live runtimes serve the present stage")
+    stage_began_at: datetime | None = Field(description="since when it bakes and its evidence counts")
     first_generation: int
     stage_generation: int
 
@@ -465,8 +481,13 @@ class HistoryOut(BaseModel):
 
 
 def _facts(rollout: Rollout) -> dict[str, Any]:
-    names = set(RolloutFactsOut.model_fields) - {"approvals"}
-    return {**{name: getattr(rollout, name) for name in names}, "approvals": sorted(rollout.approvals)}
+    names = set(RolloutFactsOut.model_fields) - {"approvals", "approval_group"}
+    step = rollout.standing_step
+    return {
+        **{name: getattr(rollout, name) for name in names},
+        "approvals": sorted(rollout.approvals),
+        "approval_group": "" if step is None else step.approval_group,
+    }
 
 
 def _following(standing: Standing) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import getpass
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ from rich.markup import escape
 
 DEFAULT_URL = "http://127.0.0.1:8020"
 TIMEOUT_SECONDS = 30.0
+RETRY_AFTER_SECONDS = 0.5  # where a connection dropped: a server that is being replaced, or one of several that died
 VERSION_DIGITS = 16
 
 Json = dict[str, Any]
@@ -22,9 +25,17 @@ err = Console(stderr=True, highlight=False)
 
 
 def call(method: str, path: str, *, body: Json | None = None, params: dict[str, str] | None = None) -> Any:
-    """Send one request and return its JSON; on a refusal print its problem and exit with 1."""
+    """Send one request and return its JSON; on a refusal print its problem and exit with 1.
+
+    A request whose connection drops is sent once more: under its key, a change is not made twice.
+    """
+    headers = {} if method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
     with _client() as client, _connection_errors():
-        response = client.request(method, path, json=body, params=params)
+        try:
+            response = client.request(method, path, json=body, params=params, headers=headers)
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            time.sleep(RETRY_AFTER_SECONDS)
+            response = client.request(method, path, json=body, params=params, headers=headers)
     if response.is_error:
         fail(_problem(response))
     return response.json() if response.content else None

@@ -9,6 +9,7 @@ import typer
 
 from control_plane.commands.client import Json, call, fail, out, version_id
 from control_plane.domain.errors import InvalidPlan
+from control_plane.domain.rollout import OnBusy
 from control_plane.plan_file import read_plan
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
@@ -24,15 +25,13 @@ def start(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", exists=True, dir_okay=False, help="The plan, a YAML file.")],
     surface: Annotated[str, typer.Option(help="The surface to roll out on.")],
     candidate: Annotated[str, typer.Option(help="The candidate's version id, or its first digits.")],
+    on_busy: Annotated[OnBusy, typer.Option(help="If the surface carries another rollout.")] = OnBusy.REJECT,
 ) -> None:
     """Roll a candidate out on one surface under PLAN; the scheduler takes it from there."""
-    text = plan.read_text()
-    try:
-        read_plan(text)
-    except InvalidPlan as error:
-        fail(f"{plan}: {error}")
+    text = _plan_text(plan)
     version = version_id(candidate)
-    rollout = call("POST", "/v1/rollouts", body={"surface": surface, "candidate": version, "plan_yaml": text})
+    body = {"surface": surface, "candidate": version, "plan_yaml": text, "on_busy": on_busy.value}
+    rollout = call("POST", "/v1/rollouts", body=body)
     out.print(f"rollout {rollout['rollout_id']} of {version} on {surface}: {rollout['phase']}")
 
 
@@ -74,8 +73,27 @@ def watch(
 
 @app.command()
 def advance(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
-    """Go one step up; against the judge only with a --reason."""
+    """Go one step up, on a passing verdict."""
     _command(rollout_id, "advance", reason)
+
+
+@app.command()
+def skip(rollout_id: RolloutArgument, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
+    """Leave the present step without its gates: bake time, evidence, approvals."""
+    _command(rollout_id, "skip", reason)
+
+
+@app.command()
+def restart(
+    rollout_id: RolloutArgument,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")],
+    plan: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another plan; else its own.")] = None,
+) -> None:
+    """Begin anew in the shadow: without weight, evidence or approvals, under another plan if one is given."""
+    body: Json = {"reason": reason, "seen_generation": _generation(rollout_id)}
+    if plan is not None:
+        body["plan_yaml"] = _plan_text(plan)
+    out.print(_sentence(call("POST", f"/v1/rollouts/{rollout_id}/restart", body=body)), soft_wrap=True)
 
 
 @app.command()
@@ -111,13 +129,28 @@ def abort(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
 def _command(rollout_id: int, command: str, reason: str) -> None:
     body: Json = {"command": command, "reason": reason}
     if command not in ("roll_back", "abort", "hold"):  # what makes safer never waits for a second look
-        body["seen_generation"] = call("GET", f"/v1/rollouts/{rollout_id}")["generation"]
+        body["seen_generation"] = _generation(rollout_id)
     out.print(_sentence(call("POST", f"/v1/rollouts/{rollout_id}/commands", body=body)), soft_wrap=True)
+
+
+def _generation(rollout_id: int) -> int:
+    return int(call("GET", f"/v1/rollouts/{rollout_id}")["generation"])
+
+
+def _plan_text(path: Path) -> str:
+    """A plan that the API will be able to read."""
+    text = path.read_text()
+    try:
+        read_plan(text)
+    except InvalidPlan as error:
+        fail(f"{path}: {error}")
+    return text
 
 
 def _sentence(rollout: dict[str, Any]) -> str:
     share = f"{rollout['candidate_bp'] / 100:g} %"
-    where = f"rollout {rollout['rollout_id']} on {rollout['surface']}: {rollout['phase']} at {share}"
+    unmonitored = "" if rollout["is_monitored"] else ", unmonitored"
+    where = f"rollout {rollout['rollout_id']} on {rollout['surface']}: {rollout['phase']} at {share}{unmonitored}"
     if rollout["phase"] in FINISHED:
         return f"{where}{_ending(rollout)}"
     until = f", until about {_moment(rollout['until'])}" if rollout.get("until") else ""

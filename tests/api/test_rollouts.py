@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import evidence
+from control_plane.registry import evidence, rollouts
 from tests.api.deployment import BOTH_DATABASES, Deployment
 from tests.builders import NOON, a_plan_mapping, a_verdict
 
@@ -87,18 +87,6 @@ def test_a_second_rollout_on_a_busy_surface_is_refused_and_names_the_first(deplo
     assert answer.json()["rollout_id"] == rollout["rollout_id"]
 
 
-def test_a_person_may_overrule_the_judge_only_with_a_reason(deployment: Deployment) -> None:
-    rollout_id = deployment.create_rollout()["rollout_id"]
-    deployment.command(rollout_id, "start")
-    deployment.command(rollout_id, "advance")
-
-    refused = deployment.command(rollout_id, "advance")
-    overruled = deployment.command(rollout_id, "advance", reason="the launch is today")
-
-    assert (refused.status_code, refused.json()["type"]) == (409, "urn:surefoot:missing-verdict")
-    assert (overruled.status_code, overruled.json()["candidate_bp"]) == (200, 100)
-
-
 def test_a_passing_verdict_lets_a_rollout_advance(deployment: Deployment) -> None:
     rollout_id = deployment.create_rollout()["rollout_id"]
     deployment.command(rollout_id, "start")
@@ -177,6 +165,10 @@ def test_a_rollout_that_nobody_watched_tells_that_its_users_are_on_stable(deploy
 
 def test_a_rollout_tells_why_it_waits_and_until_when(deployment: Deployment) -> None:
     rollout = deployment.ramp(deployment.create_rollout()["rollout_id"])
+    with deployment.parts.sessions.writing() as session:
+        rollouts.acknowledge(
+            session, rollout["rollout_id"], seen_generation=rollout["generation"], at=deployment.clock.now
+        )
     record_verdict(deployment, rollout, Outcome.HOLD, seconds_to_resolve=7_200.0, reason="287 of 1000 clicks")
 
     seen = deployment.client.get(f"/v1/rollouts/{rollout['rollout_id']}").json()

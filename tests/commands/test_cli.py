@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
-from control_plane.domain.rollout import Phase
+from control_plane.domain.rollout import Phase, RolloutId
 from control_plane.registry import evidence, history, model_versions
 from tests.api.deployment import write_artifact
 from tests.commands.conftest import Run
@@ -49,15 +50,53 @@ def test_a_rollout_is_steered(surefoot: Run, world: World, plan: Path) -> None:
     world.tick()
 
     refused = surefoot("rollout", "advance", 1)
-    overruled = surefoot("rollout", "advance", 1, "--reason", "seen enough")
+    overruled = surefoot("rollout", "skip", 1, "--reason", "seen enough")
     held = surefoot("rollout", "hold", 1)
     resumed = surefoot("rollout", "resume", 1)
 
     assert refused.exit_code == 1
-    assert "give a reason" in refused.stderr
+    assert "skip this step with a reason" in refused.stderr
     assert "ramping at 1 %" in overruled.output
     assert "held at 1 %" in held.output
     assert "ramping at 1 %" in resumed.output
+
+
+def test_a_second_rollout_of_a_surface_is_refused_queues_or_replaces(surefoot: Run, world: World, plan: Path) -> None:
+    first, second, third = (world.candidate("home_feed", name=name) for name in ("first", "second", "third"))
+
+    def start(candidate: str, *options: str) -> Result:
+        return surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", candidate, *options)
+
+    start(first)
+    refused = start(second)
+    queued = start(second, "--on-busy", "queue")
+    replaced = start(third, "--on-busy", "replace")
+    shown = surefoot("rollout", "status")
+
+    assert refused.exit_code == 1
+    assert "busy with rollout 1" in refused.stderr
+    assert queued.output.strip().endswith("queued")
+    assert replaced.output.strip().endswith("pending")
+    assert "rollout 3 on home_feed: pending" in shown.output
+    assert "queued; waiting for rollout 3 to end" in shown.output
+    assert "rollout 1" not in shown.output.replace("rollout 1 ", "")
+
+
+def test_a_rollout_begins_anew_under_another_plan(surefoot: Run, world: World, plan: Path, tmp_path: Path) -> None:
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+    world.heartbeat()
+    world.tick()
+    world.heartbeat()
+    world.tick()
+    surefoot("rollout", "skip", 1, "--reason", "seen enough")
+    slower = tmp_path / "slower.yaml"
+    slower.write_text(PLAN.replace("name: cli", "name: slower"))
+
+    again = surefoot("rollout", "restart", 1, "--reason", "too fast", "--plan", slower)
+
+    assert again.exit_code == 0, again.output
+    assert "shadow at 0 %" in again.output
+    assert world.rollout(RolloutId(1)).plan.name == "slower"
 
 
 def test_watching_ends_with_the_rollout(surefoot: Run, world: World, plan: Path) -> None:

@@ -115,23 +115,21 @@ def list_dead(
 
 
 @router.post("/{name}/replay", summary="Send once more what a subscriber was not told", responses=documented_write(404))
-def replay_all(
-    name: SubscriberName, sessions: Sessions, settings: Settings, operator: Operator, now: WallNow
-) -> ReplayedOut:
+def replay_all(name: SubscriberName, sessions: Sessions, settings: Settings, operator: Operator) -> ReplayedOut:
     """All of its dead events, as if they had never been tried, and before later ones of their surface."""
     subscriber = named(settings.webhooks, name)
     with sessions.writing() as session:
-        count = deliveries.replay(session, subscriber.name, now=now)
+        count = deliveries.replay(session, subscriber.name)
     return ReplayedOut(subscriber=subscriber.name, replayed=count)
 
 
 @router.post("/{name}/dead/{event_id}/replay", summary="Send one event once more", responses=documented_write(404))
 def replay_one(
-    name: SubscriberName, event_id: Id, sessions: Sessions, settings: Settings, operator: Operator, now: WallNow
+    name: SubscriberName, event_id: Id, sessions: Sessions, settings: Settings, operator: Operator
 ) -> ReplayedOut:
     subscriber = named(settings.webhooks, name)
     with sessions.writing() as session:
-        count = deliveries.replay(session, subscriber.name, event_id, now=now)
+        count = deliveries.replay(session, subscriber.name, event_id)
     return ReplayedOut(subscriber=subscriber.name, replayed=count)
 
 

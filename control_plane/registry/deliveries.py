@@ -7,10 +7,10 @@ that checked its epoch.
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from control_plane.domain.errors import UnknownName
 from control_plane.registry import outbox
@@ -18,6 +18,7 @@ from control_plane.registry.outbox import Entry
 from control_plane.registry.tables import LeaseRow, OutboxRow, WebhookDeliveryRow, WebhookSubscriberRow
 
 LEASE = "courier/"  # and the subscriber's name: who sends to it
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)  # whichever process sends it, and whatever its clock says
 PRUNED_AT_ONCE = 500  # rows in one transaction: others want to write, too
 
 IS_OPEN = and_(WebhookDeliveryRow.delivered_at.is_(None), WebhookDeliveryRow.dead_at.is_(None))
@@ -69,7 +70,7 @@ def register(session: Session, subscriber: str) -> int:
     return row.fanned_out_to
 
 
-def fan_out(session: Session, subscriber: str, entries: Sequence[Entry], *, fanned_out_to: int, now: datetime) -> None:
+def fan_out(session: Session, subscriber: str, entries: Sequence[Entry], *, fanned_out_to: int) -> None:
     """Make the rows that are not there yet; everything up to `fanned_out_to` is settled with them."""
     numbers = [entry.outbox_id for entry in entries]
     query = select(WebhookDeliveryRow.outbox_id).where(
@@ -82,7 +83,7 @@ def fan_out(session: Session, subscriber: str, entries: Sequence[Entry], *, fann
             outbox_id=entry.outbox_id,
             ordering_key=entry.ordering_key,
             attempts=0,
-            next_attempt_at=now,
+            next_attempt_at=AT_ONCE,
             last_error="",
         )
         for entry in entries
@@ -99,18 +100,13 @@ def fan_out(session: Session, subscriber: str, entries: Sequence[Entry], *, fann
 def due(
     session: Session, subscriber: str, *, now: datetime, limit: int, without_keys: Collection[str] = ()
 ) -> list[Due]:
-    """The oldest open event of each ordering key, where its time has come; the longest due first."""
-    heads = (
-        select(func.min(WebhookDeliveryRow.outbox_id))
-        .where(WebhookDeliveryRow.subscriber == subscriber, IS_OPEN)
-        .group_by(WebhookDeliveryRow.ordering_key)
-    )
+    """The oldest open event of each ordering key, where its time has come; the oldest first."""
     query = (
         select(WebhookDeliveryRow, OutboxRow)
         .join(OutboxRow, OutboxRow.outbox_id == WebhookDeliveryRow.outbox_id)
-        .where(WebhookDeliveryRow.subscriber == subscriber, WebhookDeliveryRow.outbox_id.in_(heads))
+        .where(WebhookDeliveryRow.subscriber == subscriber, WebhookDeliveryRow.outbox_id.in_(_heads(subscriber)))
         .where(WebhookDeliveryRow.next_attempt_at <= now, WebhookDeliveryRow.ordering_key.not_in(without_keys))
-        .order_by(WebhookDeliveryRow.next_attempt_at, WebhookDeliveryRow.outbox_id)
+        .order_by(WebhookDeliveryRow.outbox_id)
         .limit(limit)
     )
     return [Due(entry=outbox.entry_of(row), attempts=delivery.attempts) for delivery, row in session.execute(query)]
@@ -139,7 +135,7 @@ def list_dead(session: Session, *, subscriber: str | None = None, limit: int = 1
     return [_dead(delivery, row) for delivery, row in session.execute(query.limit(limit))]
 
 
-def replay(session: Session, subscriber: str, outbox_id: int | None = None, *, now: datetime) -> int:
+def replay(session: Session, subscriber: str, outbox_id: int | None = None) -> int:
     """Send what was given up once more, all of it or one event, as if it had never been tried; return how many.
 
     Raises:
@@ -149,7 +145,7 @@ def replay(session: Session, subscriber: str, outbox_id: int | None = None, *, n
     if outbox_id is not None:
         conditions.append(WebhookDeliveryRow.outbox_id == outbox_id)
     result = session.connection().execute(
-        update(WebhookDeliveryRow).where(*conditions).values(dead_at=None, attempts=0, next_attempt_at=now)
+        update(WebhookDeliveryRow).where(*conditions).values(dead_at=None, attempts=0, next_attempt_at=AT_ONCE)
     )
     if outbox_id is not None and result.rowcount == 0:
         raise UnknownName("dead event", str(outbox_id))
@@ -218,6 +214,22 @@ def forget_silent(session: Session, *, since: datetime) -> list[str]:
     ):
         session.execute(delete(table).where(column.in_(names)).execution_options(synchronize_session=False))
     return names
+
+
+def _heads(subscriber: str) -> Select[tuple[int | None]]:
+    """The oldest open event of each key, found key by key: a long backlog costs no more than a short one."""
+    first, following, of_key = aliased(WebhookDeliveryRow), aliased(WebhookDeliveryRow), aliased(WebhookDeliveryRow)
+    keys = select(func.min(first.ordering_key).label("key")).where(_open(first, subscriber)).cte(recursive=True)
+    next_key = select(func.min(following.ordering_key)).where(_open(following, subscriber))
+    keys = keys.union_all(
+        select(next_key.where(following.ordering_key > keys.c.key).scalar_subquery()).where(keys.c.key.is_not(None))
+    )
+    oldest = select(func.min(of_key.outbox_id)).where(_open(of_key, subscriber), of_key.ordering_key == keys.c.key)
+    return select(oldest.scalar_subquery()).where(keys.c.key.is_not(None))
+
+
+def _open(row: type[WebhookDeliveryRow], subscriber: str) -> ColumnElement[bool]:
+    return and_(row.subscriber == subscriber, row.delivered_at.is_(None), row.dead_at.is_(None))
 
 
 def _record(session: Session, subscriber: str, outbox_id: int, **values: object) -> None:

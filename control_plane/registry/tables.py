@@ -239,11 +239,19 @@ class WebhookDeliveryRow(Base):
         Index(
             "ix_webhook_delivery_open",
             "subscriber",
-            "next_attempt_at",
+            "ordering_key",
             "outbox_id",
             sqlite_where=text("delivered_at IS NULL AND dead_at IS NULL"),
             postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
         ),
+        Index(
+            "ix_webhook_delivery_dead",
+            "subscriber",
+            "dead_at",
+            sqlite_where=text("dead_at IS NOT NULL"),
+            postgresql_where=text("dead_at IS NOT NULL"),
+        ),
+        Index(None, "outbox_id"),
     )
 
     subscriber: Mapped[str] = mapped_column(NAME, ForeignKey("webhook_subscriber.name"), primary_key=True)

@@ -7,6 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from control_plane.registry.session import Sessions, make_engine
@@ -51,8 +52,9 @@ class Courier:
             self._is_running.wait()
 
     def stop(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._loop is not None and self._thread.is_alive():
+            with suppress(RuntimeError):  # it ended by itself in this very moment
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(JOIN_SECONDS)
         self._sessions.engine.dispose()
 
@@ -61,6 +63,8 @@ class Courier:
             asyncio.run(self._send_all())
         except Exception:
             logger.exception("the courier ended; webhooks wait for the next start")
+        finally:
+            self._is_running.set()  # or never will be: whoever starts it must not wait for ever
 
     async def _send_all(self) -> None:
         desk = Desk(self._sessions)

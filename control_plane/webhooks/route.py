@@ -151,7 +151,7 @@ class Route:
             return None, self._position
         leases.note_tick(session, self._lease, epoch, self._rules.clock())
         if self._turn is not None and self._turn.epoch == epoch:
-            deliveries.fan_out(session, self._name, [], fanned_out_to=self._position.settled, now=self._rules.clock())
+            deliveries.fan_out(session, self._name, [], fanned_out_to=self._position.settled)
             return epoch, self._position
         return epoch, Position(read_to=deliveries.register(session, self._name))
 
@@ -172,8 +172,7 @@ class Route:
 
     def _write_rows(self, session: Session, entries: list[Entry], position: Position) -> None:
         self._check(session)
-        now = self._rules.clock()
-        deliveries.fan_out(session, self._name, entries, fanned_out_to=position.settled, now=now)
+        deliveries.fan_out(session, self._name, entries, fanned_out_to=position.settled)
 
     async def _set_out(self) -> None:
         free = UNDER_WAY - len(self._under_way)

@@ -71,11 +71,20 @@ def upgrade() -> None:
     op.create_index(
         "ix_webhook_delivery_open",
         "webhook_delivery",
-        ["subscriber", "next_attempt_at", "outbox_id"],
+        ["subscriber", "ordering_key", "outbox_id"],
         unique=False,
         sqlite_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
         postgresql_where=sa.text("delivered_at IS NULL AND dead_at IS NULL"),
     )
+    op.create_index(
+        "ix_webhook_delivery_dead",
+        "webhook_delivery",
+        ["subscriber", "dead_at"],
+        unique=False,
+        sqlite_where=sa.text("dead_at IS NOT NULL"),
+        postgresql_where=sa.text("dead_at IS NOT NULL"),
+    )
+    op.create_index("ix_webhook_delivery_outbox_id", "webhook_delivery", ["outbox_id"], unique=False)
     op.create_table(
         "retention_pass",
         sa.Column("pass_id", sa.Integer(), nullable=False),

@@ -28,7 +28,7 @@ def settings(receiver: Receiver, tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",
         runs_scheduler=False,
-        webhooks=json.dumps([oncall, people]),  # type: ignore[arg-type]  # as the environment gives it
+        webhooks=json.dumps([oncall, people]),
         public_url="https://surefoot.example",
     )
 
@@ -44,7 +44,7 @@ def given_up(sessions: Sessions, *ids: str) -> list[int]:
     with sessions.writing() as session:
         entries = outbox.read(session)
         numbers = [entry.outbox_id for entry in entries]
-        deliveries.fan_out(session, "oncall", entries, fanned_out_to=numbers[-1], now=system_clock())
+        deliveries.fan_out(session, "oncall", entries, fanned_out_to=numbers[-1])
         for number in numbers:
             deliveries.note_failed(
                 session, "oncall", number, error="answered 500", next_attempt_at=None, now=system_clock()

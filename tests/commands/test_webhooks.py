@@ -28,7 +28,7 @@ def receiver() -> Iterator[Receiver]:
 def settings(receiver: Receiver, tmp_path: Path) -> Settings:
     entry = {"name": "oncall", "url": f"{receiver.url}/a-secret-path", "secret": in_text(KEY)}
     setting = json.dumps([entry])
-    return Settings(data_dir=tmp_path, runs_scheduler=False, webhooks=setting)  # type: ignore[arg-type]  # read as JSON
+    return Settings(data_dir=tmp_path, runs_scheduler=False, webhooks=setting)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_what_is_replayed_goes_out_again_with_its_id(sessions: Sessions, receive
         wait_until(lambda: queue(sessions).dead == 1, "the event to be given up")
         receiver.answers = lambda received: Answer()
         with sessions.writing() as session:
-            assert deliveries.replay(session, "oncall", now=NOON) == 1
+            assert deliveries.replay(session, "oncall") == 1
         receiver.wait_for(5)
         wait_until_all_told(sessions)
 

@@ -109,7 +109,7 @@ def test_a_process_ends_with_a_sentence_where_a_subscriber_is_wrong(
 
 def test_settings_show_neither_url_nor_secret() -> None:
     setting = json.dumps([an_entry(), an_entry(name="people", url=SLACK_URL)])
-    settings = Settings(webhooks=setting)  # type: ignore[arg-type]  # as the environment gives it
+    settings = Settings(webhooks=setting)
 
     shown = repr(settings) + str(settings) + repr(settings.webhooks)
 

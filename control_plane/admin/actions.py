@@ -16,7 +16,7 @@ from control_plane.api.deps import MAX_ID, Id, Now, Sessions
 from control_plane.api.schemas import DigestText, Name
 from control_plane.domain.errors import InvalidField, NoSafeVersion, StaleGeneration
 from control_plane.domain.model_version import Digest, Surface
-from control_plane.domain.rollout import Command, Rollout, RolloutId
+from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.registry import history, rollouts, surfaces
 from control_plane.registry.surfaces import SurfaceState
 
@@ -73,8 +73,6 @@ def ask_to_command(
 def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Sessions, now: Now) -> Response:
     """Refused where the surface has moved since the page was loaded, but for rolling back: that names its rollout,
     is the same twice as once, and must not wait."""
-    if command is Command.ADVANCE and not form.reason:
-        raise InvalidField("reason", "an advance by hand overrules the judge; the history needs to know why")
     is_rollback = command in (Command.ROLL_BACK, Command.ABORT)
     with sessions.writing() as session:
         rollouts.apply_command(
@@ -85,6 +83,7 @@ def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Ses
             now=now,
             reason=form.reason,
             seen_generation=None if is_rollback else form.seen_generation,
+            groups=form.groups,
         )
     return _go(f"/rollouts/{rollout_id}", form)
 
@@ -193,14 +192,25 @@ def _command_question(rollout: Rollout, state: SurfaceState, command: Command) -
         button=f"{wording.COMMAND_WORDS[command]}{' now' if command is Command.ROLL_BACK else ''}",
         icon=wording.COMMAND_ICONS[command],
         is_danger=command in (Command.ROLL_BACK, Command.ABORT),
-        asks_why="You overrule the judge: say why. The reason stays in the history."
-        if command is Command.ADVANCE
-        else "",
+        asks_why=_asks_why(rollout, command),
     )
+
+
+def _asks_why(rollout: Rollout, command: Command) -> str:
+    if command is Command.SKIP:
+        return "You go on without the judge: say why. The reason stays in the history."
+    if command is Command.APPROVE and not rollout.is_monitored:
+        return "Nothing monitors this step: say what you looked at. The reason stays in the history."
+    return ""
 
 
 def _consequences(rollout: Rollout, state: SurfaceState, command: Command) -> tuple[str, ...]:
     candidate, share = wording.short_version(rollout.candidate), wording.share(rollout.candidate_bp)
+    if rollout.phase is Phase.QUEUED and command in (Command.ROLL_BACK, Command.ABORT):
+        return (
+            f"Rollout {rollout.rollout_id} leaves the queue. What serves stays as it is.",
+            f"{candidate} has never been near traffic: it may be rolled out another time.",
+        )
     match command:
         case Command.ROLL_BACK | Command.ABORT:
             home = state.last_proven if state.stable == rollout.candidate else state.stable
@@ -213,7 +223,13 @@ def _consequences(rollout: Rollout, state: SurfaceState, command: Command) -> tu
             )
         case Command.ADVANCE:
             return (
-                f"The candidate goes on without waiting for the judge: next is {_next_words(rollout)}.",
+                f"The candidate goes on if the latest verdict lets it: next is {_next_words(rollout)}.",
+                "The guardrails keep watching and may still roll it back.",
+            )
+        case Command.SKIP:
+            return (
+                f"The candidate goes on without what it waits for here – bake time, evidence, approvals: next is "
+                f"{_next_words(rollout)}.",
                 "The guardrails keep watching and may still roll it back.",
             )
         case Command.HOLD:
@@ -224,11 +240,18 @@ def _consequences(rollout: Rollout, state: SurfaceState, command: Command) -> tu
         case Command.RESUME:
             return ("The rollout goes on in the phase it was in. Its bake time starts again.",)
         case Command.APPROVE:
-            return ("Your name counts as one approval for leaving this step. The judge must agree too.",)
+            return (_approval_words(rollout),)
         case Command.START:
             return ("Runtimes load the candidate; it serves nobody yet.",)
         case Command.EXPIRE:
             return (f"The rollout counts as out of time; weights stay as they are (candidate {share}).",)
+
+
+def _approval_words(rollout: Rollout) -> str:
+    step = rollout.standing_step
+    who = f" It takes members of {step.approval_group}." if step is not None and step.approval_group else ""
+    judge = " The judge must agree too." if rollout.is_monitored else " Nothing monitors it: people alone decide."
+    return f"Your name counts as one approval for leaving this step.{who}{judge}"
 
 
 def _next_words(rollout: Rollout) -> str:

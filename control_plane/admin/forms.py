@@ -22,6 +22,7 @@ class Form:
     """`seen_generation` is that of the page the button stood on; None on forms about no surface."""
 
     operator: str
+    groups: frozenset[str]
     reason: str
     seen_generation: int | None
     digest: str
@@ -31,8 +32,10 @@ async def _sent_form(request: Request) -> Form:
     """Read a form that this page sent; anything from elsewhere is refused before it is read."""
     check_same_origin(request)
     fields = _fields(await request.body())
+    operator = _operator(request, fields)
     return Form(
-        operator=_operator(request, fields),
+        operator=operator,
+        groups=principals.groups_of(parts_of(request).settings.groups, operator),
         reason=_reason(fields.get("reason", "")),
         seen_generation=_generation(fields.get("seen_generation", "")),
         digest=fields.get("digest", ""),

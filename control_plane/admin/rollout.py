@@ -8,6 +8,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
+from control_plane.admin.banners import Banner, freeze_banner
 from control_plane.admin.history import withdrawn
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
 from control_plane.admin.surface_card import ending_words, waiting_sentence
@@ -15,18 +16,20 @@ from control_plane.admin.timeline import TimelineStep, timeline
 from control_plane.admin.told import Told, told_of
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of
+from control_plane.domain.decision import ACKNOWLEDGED_SHARE
 from control_plane.domain.errors import IllegalTransition
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, RolloutId, apply
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.explain import explain
 from control_plane.guardrails.replay import unpack
-from control_plane.registry import evidence, history, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import evidence, freezes, history, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.evidence import StoredVerdict
 from control_plane.registry.history import Entry
 from control_plane.registry.runtimes import Runtime
 
-BY_HAND = (Command.START, Command.ADVANCE, Command.HOLD, Command.RESUME, Command.APPROVE, Command.ABORT)
+BY_HAND = (Command.START, Command.SKIP, Command.HOLD, Command.RESUME, Command.APPROVE, Command.ABORT)
+SOMEBODY = "somebody else"  # than the rollout's creator, and of every group: who presses is not known yet
 HISTORY_SHOWN = 50
 HISTORY_READ = 1_000  # of the surface: the rollout may have ended long ago
 
@@ -66,6 +69,8 @@ class RolloutPage:
     traffic: Markup
     stable_bp: int
     acknowledged: str
+    stage_words: str
+    freeze: Banner | None
     live: tuple[Runtime, ...]
     commands: tuple[Command, ...]
     can_roll_back: bool
@@ -97,6 +102,8 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
         traffic=charts.traffic_bar(rollout.candidate_bp),
         stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,
         acknowledged=_acknowledged(standing),
+        stage_words=_stage_words(rollout, now),
+        freeze=None if is_finished else _freeze(session, rollout, now),
         live=tuple(runtimes.live(session, since=live_since)),
         commands=legal_commands(rollout, now),
         can_roll_back=not is_finished or (state.stable == rollout.candidate and state.last_proven is not None),
@@ -151,8 +158,10 @@ def legal_commands(rollout: Rollout, now: datetime) -> tuple[Command, ...]:
 def _changes(rollout: Rollout, command: Command, now: datetime) -> bool:
     if command is Command.APPROVE and not rollout.approvals_needed:
         return False
+    step = rollout.standing_step
+    groups = frozenset() if step is None else frozenset({step.approval_group})
     try:
-        return apply(rollout, command, now=now, by="operator") != rollout
+        return apply(rollout, command, now=now, by=SOMEBODY, reason="asked for", groups=groups) != rollout
     except IllegalTransition:
         return False
 
@@ -161,6 +170,20 @@ def _acknowledged(standing: Standing) -> str:
     if standing.live_runtimes == 0:
         return "no runtime has reported lately"
     return f"{standing.acknowledged_runtimes} of {standing.live_runtimes} runtimes"
+
+
+def _freeze(session: Session, rollout: Rollout, now: datetime) -> Banner | None:
+    freeze = freezes.standing(session, rollout.surface, now=now)
+    return None if freeze is None else freeze_banner(freeze, [rollout.surface], now)
+
+
+def _stage_words(rollout: Rollout, now: datetime) -> str:
+    """Since when the present stage bakes; empty where there is none."""
+    if rollout.serving_phase not in (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING):
+        return ""
+    if rollout.stage_began_at is None:
+        return f"this stage begins with {ACKNOWLEDGED_SHARE:.0%} of them"
+    return f"this stage began at {wording.moment(rollout.stage_began_at, now)}"
 
 
 def _training_runs(session: Session, rollout: Rollout) -> dict[VersionId, str]:

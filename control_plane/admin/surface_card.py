@@ -12,7 +12,7 @@ from control_plane.admin.history import withdrawn
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing
 from control_plane.domain.model_version import VersionId
-from control_plane.domain.rollout import Phase, Rollout
+from control_plane.domain.rollout import FINISHED, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.registry import history, rollouts
 from control_plane.registry.history import Entry
@@ -20,7 +20,12 @@ from control_plane.registry.model_versions import VersionRecord
 from control_plane.registry.runtimes import Runtime
 from control_plane.registry.surfaces import SurfaceState
 
-ENDINGS = {"abort": "withdrawn", "quarantine": "rolled back, since a part of it was quarantined,"}
+ENDINGS = {
+    "abort": "withdrawn",
+    "dequeue": "ended in the queue",
+    "quarantine": "rolled back, since a part of it was quarantined,",
+}
+SPEAKS_FOR_ITSELF = ("waiting", "held", "expired", "loading", "finished", "queued", "frozen", "cooling down")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +74,7 @@ class SurfaceCard:
     is_active: bool
     way_back: WayBack
     acknowledged: str
+    queued: tuple[Rollout, ...]
 
 
 def surface_card(
@@ -78,7 +84,9 @@ def surface_card(
     records: Mapping[VersionId, VersionRecord],
     live: Sequence[Runtime],
     now: datetime,
+    queued: Sequence[Rollout] = (),
 ) -> SurfaceCard:
+    """`queued` are the rollouts that wait for this surface to be free, the next one first."""
     rollout = at.rollout if isinstance(at, Standing) else at.last
     following = sum(runtime.generations.get(state.surface) == state.generation for runtime in live)
     return SurfaceCard(
@@ -94,11 +102,12 @@ def surface_card(
         is_active=isinstance(at, Standing),
         way_back=_way_back(state, at),
         acknowledged=f"generation {state.generation} on {following} of {len(live)} runtimes",
+        queued=tuple(queued),
     )
 
 
 def idle(session: Session, state: SurfaceState) -> Idle:
-    finished = rollouts.list_rollouts(session, surface=state.surface)
+    finished = [found for found in rollouts.list_rollouts(session, surface=state.surface) if found.phase in FINISHED]
     last = max(finished, key=lambda rollout: rollout.rollout_id, default=None)
     changes = history.list_history(session, state.surface)
     return Idle(
@@ -125,7 +134,7 @@ def ending_words(rollout: Rollout, changes: Sequence[Entry]) -> str:
 def waiting_sentence(standing: Standing, now: datetime) -> str:
     """What it waits for and until about when, as one sentence."""
     words = standing.waiting_for or "finished"
-    if not words.startswith(("waiting", "held", "expired", "loading", "finished")):
+    if not words.startswith(SPEAKS_FOR_ITSELF):
         words = f"waiting: {words}"
     until = wording.about_until(standing.until, now)
     sentence = f"{words.rstrip('.')}{' – ' + until if until else ''}."

@@ -85,7 +85,7 @@ def position(rollout: Rollout, *, furthest: int | None = None) -> int:
 
 def _position(phase: Phase, step: int, steps: int) -> int:
     match phase:
-        case Phase.PENDING | Phase.WARMING:
+        case Phase.QUEUED | Phase.PENDING | Phase.WARMING:
             return 0
         case Phase.DONE:
             return 2 + steps
@@ -121,6 +121,11 @@ def _step_label(step: Step, index: int, steps: int) -> str:
 
 def _step_note(step: Step) -> str:
     note = f"bake {wording.duration(step.bake_seconds)}"
+    if step.min_impressions:
+        note += f", {wording.count(step.min_impressions)} impressions"
     if step.approvals:
-        note += f", {step.approvals} approval{'s' if step.approvals > 1 else ''}"
-    return note
+        group = f" of {step.approval_group}" if step.approval_group else ""
+        note += f", {step.approvals} approval{'s' if step.approvals > 1 else ''}{group}"
+    if step.max_seconds is not None:
+        note += f", at most {wording.duration(step.max_seconds)}"
+    return note if step.is_monitored else f"{note}, unmonitored"

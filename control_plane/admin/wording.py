@@ -44,6 +44,7 @@ class Chip:
 
 
 PHASE_TONES = {
+    Phase.QUEUED: Tone("neutral", "hourglass"),
     Phase.PENDING: Tone("neutral", "clock"),
     Phase.WARMING: Tone("info", "load"),
     Phase.SHADOW: Tone("info", "shadow"),
@@ -107,6 +108,7 @@ BLAME_WORDS = {
 COMMAND_WORDS = {
     Command.START: "Start",
     Command.ADVANCE: "Advance",
+    Command.SKIP: "Skip",
     Command.HOLD: "Hold",
     Command.RESUME: "Resume",
     Command.APPROVE: "Approve",
@@ -117,6 +119,7 @@ COMMAND_WORDS = {
 COMMAND_ICONS = {
     Command.START: "play",
     Command.ADVANCE: "forward",
+    Command.SKIP: "forward",
     Command.HOLD: "pause",
     Command.RESUME: "play",
     Command.APPROVE: "stamp",
@@ -134,6 +137,8 @@ def phase_chip(rollout: Rollout, *, is_withdrawn: bool = False) -> Chip:
     words = rollout.phase.replace("_", " ")
     if rollout.candidate_bp and rollout.phase is not Phase.DONE:
         words = f"{words} at {share(rollout.candidate_bp)}"
+        if not rollout.is_monitored and rollout.phase is not Phase.ROLLED_BACK:
+            words = f"{words}, unmonitored"
     return Chip(words=words, colour=tone.colour, icon=tone.icon)
 
 

@@ -24,6 +24,12 @@ def guarded_site(tmp_path: Path) -> Iterator[Site]:
     yield from _site(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, tokens="grace=s3cret"))
 
 
+@pytest.fixture
+def grouped(tmp_path: Path) -> Iterator[Site]:
+    """The same as `site`, where ann is of the group that may overrule freezes."""
+    yield from _site(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, groups="oncall=ann"))
+
+
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scene]:
     """A registry file with every state worth looking at; copy it before writing."""

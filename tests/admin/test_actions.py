@@ -2,7 +2,7 @@ import pytest
 
 from control_plane.admin.forms import OPERATOR_COOKIE
 from control_plane.domain.rollout import Phase
-from control_plane.registry import rollouts
+from control_plane.registry import freezes, rollouts
 from tests.admin.site import HOME_FEED, Site
 
 
@@ -78,23 +78,51 @@ def test_other_commands_are_refused_on_a_generation_that_is_gone(site: Site) -> 
     assert site.state() == before
 
 
-def test_advancing_by_hand_needs_a_reason(site: Site) -> None:
+def test_skipping_needs_a_reason(site: Site) -> None:
     site.ramp()
 
-    answer = site.command("advance", reason="  ")
+    answer = site.command("skip", reason="  ")
 
     assert answer.status_code == 422
-    assert "overrules the judge" in answer.text
+    assert "to skip, give a reason" in answer.text
     assert site.rollout().step == 0
 
 
-def test_advancing_by_hand_with_a_reason_goes_on_and_is_kept(site: Site) -> None:
+def test_skipping_with_a_reason_goes_on_and_is_kept(site: Site) -> None:
     site.ramp()
 
-    site.command("advance", reason="the log was down, clicks are fine", operator="grace")
+    site.command("skip", reason="the log was down, clicks are fine", operator="grace")
 
     assert site.rollout().step == 1
-    assert site.last_change().reason == "the log was down, clicks are fine"
+    change = site.last_change()
+    assert (change.command, change.by, change.reason) == ("skip", "grace", "the log was down, clicks are fine")
+
+
+def test_an_advance_without_a_passing_verdict_leads_to_the_skip(site: Site) -> None:
+    site.ramp()
+
+    answer = site.command("advance", reason="the launch is today")
+
+    assert answer.status_code == 409
+    assert "skip this step with a reason" in answer.text
+    assert site.rollout().step == 0
+
+
+def test_in_a_freeze_nothing_grows_but_by_who_may_overrule_it_and_rolling_back_works(grouped: Site) -> None:
+    grouped.ramp()
+    with grouped.showcase.sessions.writing() as session:
+        freezes.declare(
+            session, None, by="carol", reason="the holidays", now=grouped.showcase.now, bypass_group="oncall"
+        )
+
+    refused = grouped.command("skip", reason="the launch is today", operator="grace")
+    overruled = grouped.command("skip", reason="a fix", operator="ann")
+    grouped.command("roll_back", operator="grace")
+
+    assert refused.status_code == 423
+    assert "frozen until it is lifted by carol: the holidays; oncall may overrule" in refused.text
+    assert overruled.status_code == 303
+    assert grouped.rollout().phase is Phase.ROLLED_BACK
 
 
 def test_hold_and_resume_keep_the_weight(site: Site) -> None:
@@ -209,7 +237,9 @@ def test_a_form_that_is_no_form_is_refused(site: Site) -> None:
     assert site.rollout().phase is Phase.PENDING
 
 
-@pytest.mark.parametrize("command", ["start", "advance", "hold", "resume", "approve", "roll_back", "abort", "expire"])
+@pytest.mark.parametrize(
+    "command", ["start", "skip", "advance", "hold", "resume", "approve", "roll_back", "abort", "expire"]
+)
 def test_every_command_asks_before_it_is_carried_out(site: Site, command: str) -> None:
     before = site.state()
 

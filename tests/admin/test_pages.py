@@ -8,9 +8,13 @@ import httpx
 import pytest
 
 from control_plane.app import create_app
+from control_plane.domain.model_version import Surface
+from control_plane.domain.rollout import OnBusy
+from control_plane.registry import freezes, rollouts
 from control_plane.settings import Settings
 from tests.admin.showcase import Scene
-from tests.admin.site import Site
+from tests.admin.site import HOME_FEED, Site
+from tests.builders import a_plan
 from tests.http_client import in_process
 
 
@@ -177,6 +181,69 @@ def test_a_lease_that_ran_out_is_told_too(site: Site) -> None:
     site.showcase.scheduler_ticked(lease_seconds=0)
 
     assert "No scheduler is at work: the last tick was just now." in text_of(site.client.get("/"))
+
+
+def test_a_freeze_stands_at_the_top_once_however_many_surfaces_it_stops(site: Site) -> None:
+    site.showcase.open("search")
+    with site.showcase.sessions.writing() as session:
+        freezes.declare(session, None, by="carol", reason="the holidays", now=site.showcase.now)
+
+    overview, rollout = text_of(site.client.get("/")), text_of(site.client.get(f"/rollouts/{site.rollout_id}"))
+
+    assert overview.count("frozen until it is lifted by carol: the holidays.") == 1
+    assert "Home feed, Search are frozen" in overview
+    assert "Home feed is frozen until it is lifted by carol: the holidays. Nothing grows meanwhile" in rollout
+
+
+def test_a_queued_rollout_is_shown_on_its_surface_and_says_whom_it_waits_for(site: Site) -> None:
+    site.ramp()
+    version_id = site.showcase.register(HOME_FEED, "joint-2026-04-01")
+    with site.showcase.sessions.writing() as session:
+        queued = rollouts.create(
+            session, Surface(HOME_FEED), version_id, a_plan(), by="grace", now=site.showcase.now, on_busy=OnBusy.QUEUE
+        )
+
+    overview, own = text_of(site.client.get("/")), text_of(site.client.get(f"/rollouts/{queued.rollout_id}"))
+
+    line = rf"once the surface is free: rollout {queued.rollout_id} of {version_id[:8]} ?, queued by grace"
+    assert re.search(line, overview)
+    assert f"Queued; waiting for rollout {site.rollout_id} to end." in own
+    assert "ramping at 5 %" in overview
+
+
+def test_a_stage_says_how_many_runtimes_serve_it_and_since_when_it_counts(site: Site) -> None:
+    site.ramp()
+    generation = site.state().generation
+
+    before = text_of(site.client.get(f"/rollouts/{site.rollout_id}"))
+    with site.showcase.sessions.writing() as session:
+        rollouts.acknowledge(session, site.rollout_id, seen_generation=generation, at=site.showcase.now)
+    after = text_of(site.client.get(f"/rollouts/{site.rollout_id}"))
+
+    assert f"0 of 2 runtimes serve generation {generation}" in before
+    assert "this stage begins with 95% of them" in before
+    assert "this stage began at" in after
+
+
+def test_an_unmonitored_step_is_called_so(site: Site) -> None:
+    with site.showcase.sessions.writing() as session:
+        steps = [{"share": "1%", "approvals": 1, "monitored": False}, {"share": "100%"}]
+        rollouts.restart(
+            session,
+            site.rollout_id,
+            plan=a_plan(steps=steps),
+            by="ada",
+            reason="no metrics there",
+            now=site.showcase.now,
+            seen_generation=None,
+        )
+    site.ramp()
+
+    page = text_of(site.client.get(f"/rollouts/{site.rollout_id}"))
+
+    assert "ramping at 1 %, unmonitored" in page
+    assert "1 approval, unmonitored" in page
+    assert "1 more needed; not " in page
 
 
 def test_a_runtime_on_an_older_generation_is_marked(site: Site) -> None:

@@ -20,6 +20,7 @@ def test_the_way_has_every_share_between_shadow_and_done() -> None:
 @pytest.mark.parametrize(
     ("phase", "step", "marks"),
     [
+        (Phase.QUEUED, -1, "c....."),
         (Phase.PENDING, -1, "c....."),
         (Phase.WARMING, -1, "c....."),
         (Phase.SHADOW, -1, "dc...."),
@@ -50,13 +51,31 @@ def test_approvals_are_announced() -> None:
     assert "2 approvals" in timeline(a_rollout(Phase.SHADOW, plan=plan))[2].note
 
 
+def test_what_a_step_asks_for_is_announced() -> None:
+    steps = [
+        {"share": "1%", "bake": "1h", "approvals": 1, "approval_group": "leads", "monitored": False},
+        {"share": "50%", "bake": "1h", "min_impressions": 20_000, "max": "3d"},
+        {"share": "100%", "bake": "1d"},
+    ]
+
+    notes = [step.note for step in timeline(a_rollout(Phase.SHADOW, plan=a_plan(steps=steps)))[2:5]]
+
+    assert notes == [
+        "bake 1 h, 1 approval of leads, unmonitored",
+        "bake 1 h, 20\u202f000 impressions, at most 3 d",
+        "bake 1 d",
+    ]
+
+
 @pytest.mark.parametrize(
     ("phase", "commands"),
     [
+        (Phase.QUEUED, {Command.ABORT}),
         (Phase.PENDING, {Command.START, Command.ABORT}),
-        (Phase.WARMING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
-        (Phase.RAMPING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
-        (Phase.WATCHING, {Command.ADVANCE, Command.HOLD, Command.ABORT}),
+        (Phase.WARMING, {Command.SKIP, Command.HOLD, Command.ABORT}),
+        (Phase.SHADOW, {Command.SKIP, Command.HOLD, Command.ABORT}),
+        (Phase.RAMPING, {Command.SKIP, Command.HOLD, Command.ABORT}),
+        (Phase.WATCHING, {Command.SKIP, Command.HOLD, Command.ABORT}),
         (Phase.HELD, {Command.RESUME, Command.ABORT}),
         (Phase.EXPIRED, {Command.RESUME, Command.ABORT}),
         (Phase.DONE, set()),

@@ -132,7 +132,7 @@ def ramp(control: str, candidate: str) -> int:
         made = http.post("/v1/rollouts", json=body).raise_for_status().json()
         here = f"/v1/rollouts/{made['rollout_id']}"
         eventually(lambda: http.get(here).json()["phase"] == "shadow", seconds=30)
-        override = {"command": "advance", "reason": "to see it in the ramp"}
+        override = {"command": "skip", "reason": "to see it in the ramp"}
         http.post(f"{here}/commands", json=override).raise_for_status()
         return int(made["rollout_id"])
 

@@ -50,4 +50,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+    print(f"listening on http://127.0.0.1:{server.server_port}/", flush=True)
+    server.serve_forever()

@@ -36,12 +36,14 @@ CHECKED_OFTEN = a_plan(**{**STORY_PLAN, "check_every": "1s"})
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def house(request: pytest.FixtureRequest, tmp_path: Path) -> "House":
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[House]":
     url = f"sqlite:///{tmp_path / 'registry.db'}"
     if request.param == "postgresql":
         cluster: PostgresCluster = request.getfixturevalue("postgres")
         url = cluster.registry()
-    return House(root=tmp_path, url=url, world=World(tmp_path, "home_feed", database_url=url))
+    world = World(tmp_path, "home_feed", database_url=url)
+    yield House(root=tmp_path, url=url, world=world)
+    world.sessions.engine.dispose()
 
 
 @dataclass(kw_only=True)

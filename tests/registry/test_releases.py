@@ -17,6 +17,7 @@ from control_plane.registry.tables import ReleaseRow
 from tests.builders import HOME_FEED, NOON, a_plan, a_verdict, a_version
 from tests.registry import scene
 from tests.registry.scene import LATER, RELATED_PINS, SEARCH, SURFACES
+from tests.registry.test_races import outcomes
 
 HOLD, CASCADE, IGNORE = OnUpstreamRollback
 EDGE = Edge(upstream=HOME_FEED, downstream=SEARCH, share_bp=100, held_seconds=3_600.0)
@@ -339,3 +340,33 @@ def test_edges_of_before_policies_are_read_as_holding(sessions: Sessions) -> Non
         session.expire_all()
 
         assert rollouts.release_edges(session, release_id) == (EDGE,)
+
+
+@pytest.mark.parametrize("policy", [CASCADE, HOLD])
+def test_a_command_below_that_races_the_upstreams_roll_back_comes_before_it_or_not_at_all(
+    sessions: Sessions, policy: OnUpstreamRollback
+) -> None:
+    with sessions.writing() as session:
+        release_id = a_chain(session, policy, IGNORE)
+        ramped(session, HOME_FEED, SEARCH)
+        search, home_feed = rollout_on(session, SEARCH), rollout_on(session, HOME_FEED)
+        verdict_id = scene.a_passing_verdict(session, search)
+        seen = surfaces.get(session, SEARCH).generation
+
+    found = outcomes(
+        sessions,
+        lambda session: rollouts.apply_command(
+            session, search, Command.ADVANCE, by="ada", now=LATER, verdict_id=verdict_id, seen_generation=seen
+        ),
+        lambda session: (
+            rollouts.roll_back_release(session, release_id, by="on-call", reason="", now=LATER)
+            if policy is HOLD
+            else rollouts.apply_command(session, home_feed, Command.ROLL_BACK, by="on-call", now=LATER)
+        ),
+    )
+
+    assert not isinstance(found[1], Exception)
+    with sessions.reading() as session:
+        assert phases(session)[HOME_FEED] is phases(session)[SEARCH] is Phase.ROLLED_BACK
+        assert shares(session) == dict.fromkeys(SURFACES, 0)
+        assert history.verify(session) == []

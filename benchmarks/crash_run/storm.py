@@ -33,12 +33,18 @@ from control_plane.registry.session import Sessions
 SURFACES = tuple(Surface(name) for name in ("home_feed", "search", "related_pins", "boards", "closeup", "shopping"))
 REPLICAS = 3
 STARTS_AT = datetime(2026, 3, 2, tzinfo=UTC)
-EVENT_SECONDS_PER_SECOND = 1_800.0  # a check every 2 minutes is one every fifteenth of a second
 RANDOM = "a random moment"
 RUNTIME_POINTS = frozenset(point for point in POINTS if point.startswith("last_known_good."))
 STOPS_FOR_SECONDS = (0.3, 1.2)  # longer than the lease of the storm
-LIVES_FOR_SECONDS = (0.1, 2.0)  # the first third of a second goes into its start
 NEVER_REACHED_SECONDS = 4.0  # an armed replica that has not died by then is killed where it is
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How fast the clock runs, and how long a process lives; the first third of a second goes into its start."""
+
+    event_seconds_per_second: float = 1_800.0  # a check every 2 minutes is one every fifteenth of a second
+    lives_for_seconds: tuple[float, float] = (0.1, 2.0)
 
 
 @dataclass(kw_only=True)
@@ -77,15 +83,18 @@ class _Victim:
 class Storm:
     """Over one registry, until `kills` processes were killed and every failpoint had its share."""
 
-    def __init__(self, sessions: Sessions, folder: Path, *, seed: int = 1) -> None:
+    def __init__(self, sessions: Sessions, folder: Path, *, seed: int = 1, pace: Pace | None = None) -> None:
         self.toll = Toll()
+        self._pace = pace if pace is not None else Pace()
         self._chance = random.Random(seed)
         self._folder = folder
         self._deployment = Deployment(
             registry_url=url_of(sessions), folder=folder, lease_seconds=0.3, tick_seconds=0.04
         )
         self._sessions = sessions
-        self._clock = DrivenClock(self._deployment.clock_file, STARTS_AT, seconds_per_second=EVENT_SECONDS_PER_SECOND)
+        self.clock = DrivenClock(
+            self._deployment.clock_file, STARTS_AT, seconds_per_second=self._pace.event_seconds_per_second
+        )
         self._answers = Answers()
         self._checker = Checker(self._answers)
         self._events = event_batches.EventBatches(folder / "events")
@@ -100,7 +109,7 @@ class Storm:
         self._open_surfaces()
         warm_up()
         began = time.monotonic()
-        with self._clock.running(), self._people():
+        with self.clock.running(), self._people():
             for victim in self._victims:
                 self._raise(victim, each_point)
             while not self._is_enough(kills, each_point) and time.monotonic() - began < patience_seconds:
@@ -157,7 +166,7 @@ class Storm:
     def _raise(self, victim: _Victim, each_point: int) -> None:
         """Start the process anew: armed with the failpoint that had fewest kills, or to die when its time comes."""
         victim.point, victim.armed = RANDOM, ""
-        lives_for = self._chance.uniform(*LIVES_FOR_SECONDS)
+        lives_for = self._chance.uniform(*self._pace.lives_for_seconds)
         lacking = sorted(victim.points, key=lambda point: (self.toll.kills[point], self._chance.random()))[0]
         if self.toll.kills[lacking] < each_point:
             victim.point = lacking
@@ -195,7 +204,7 @@ class Storm:
         return started(follow, self._ports, self._folder / "runtime", victim.armed)
 
     def _open_surfaces(self) -> None:
-        now = self._clock.read()
+        now = self.clock.read()
         with self._sessions.writing() as session:
             for surface in SURFACES:
                 rollouts.create_surface(session, surface, VIEW_TYPES, by="ann", now=now)
@@ -210,14 +219,14 @@ class Storm:
                 f"person-{number}",
                 self._sessions,
                 self._ports,
-                self._clock.read,
+                self.clock.read,
                 self._answers,
                 seed=number,
                 pause_seconds=0.08,
             )
             for number in range(3)
         ]
-        reporter = event_batches.Reporter(self._events, self._ports, self._sessions, self._clock.read)
+        reporter = event_batches.Reporter(self._events, self._ports, self._sessions, self.clock.read)
         threads: list[People | event_batches.Reporter] = [*people, reporter]
         for one in threads:
             one.start()

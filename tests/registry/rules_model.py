@@ -1,0 +1,297 @@
+"""The rules of rollouts in small: what is refused and why, and what is so afterwards. No database, no plan but one."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from control_plane.domain.errors import (
+    ControlPlaneError,
+    Deposed,
+    Forbidden,
+    Frozen,
+    IllegalTransition,
+    InvalidField,
+    MissingReason,
+    MissingVerdict,
+    NoSafeVersion,
+    Quarantined,
+    StaleGeneration,
+    SurfaceBusy,
+)
+from control_plane.domain.model_version import ModelVersion, Surface
+from control_plane.domain.rollout import Command, OnBusy, Phase
+from tests.builders import NOON, a_plan
+
+PLAN = a_plan(
+    steps=[
+        {"share": "1%", "bake": "1h"},
+        {"share": "25%", "bake": "1h", "approvals": 1},
+        {"share": "100%", "bake": "1h"},
+    ],
+    cool_down="0s",
+)
+UNWATCHED = timedelta(seconds=PLAN.unwatched_seconds)
+CREATOR = "ada"
+ON_THE_WAY = (Phase.WARMING, Phase.SHADOW, Phase.RAMPING, Phase.WATCHING)
+PAUSED = (Phase.HELD, Phase.EXPIRED)
+ENDED = (Phase.DONE, Phase.ROLLED_BACK)
+
+Errors = set[type[ControlPlaneError]]
+
+
+@dataclass(kw_only=True)
+class Trip:
+    """One rollout."""
+
+    rollout_id: int
+    candidate: ModelVersion
+    phase: Phase
+    step: int = -1
+    paused: Phase | None = None
+    approvals: set[str] = field(default_factory=set)
+
+    @property
+    def serving(self) -> Phase:
+        return self.paused or self.phase
+
+    @property
+    def weight_bp(self) -> int:
+        serves = self.serving in (Phase.RAMPING, Phase.WATCHING)
+        return PLAN.steps[self.step].share_bp if serves else 0
+
+    @property
+    def lacks_approvals(self) -> bool:
+        return self.step >= 0 and len(self.approvals) < PLAN.steps[self.step].approvals
+
+
+@dataclass(kw_only=True)
+class Place:
+    """One surface."""
+
+    generation: int
+    stable: ModelVersion
+    proven: ModelVersion | None = None
+    trip: Trip | None = None
+    queue: list[Trip] = field(default_factory=list)
+    watched_at: datetime = NOON
+
+    def is_home(self, now: datetime) -> bool:
+        return self.trip is not None and self.trip.weight_bp > 0 and now - self.watched_at >= UNWATCHED
+
+
+@dataclass(kw_only=True)
+class Rules:
+    places: dict[Surface, Place]
+    trips: dict[int, Trip] = field(default_factory=dict)
+    bad: set[str] = field(default_factory=set)  # digests
+    taken_back: set[str] = field(default_factory=set)  # versions
+    frozen: set[Surface] = field(default_factory=set)
+    epoch: int = 0
+    now: datetime = NOON
+
+    def copied(self) -> "Rules":
+        return deepcopy(self)
+
+    def may_serve(self, version: ModelVersion) -> bool:
+        digests = {version.trunk, version.surface_export, version.calibrator, version.feature_signature}
+        return version.version_id not in self.taken_back and not digests & self.bad
+
+    def place_of(self, trip: Trip) -> Place:
+        return self.places[trip.candidate.surface]
+
+    # What is refused, for every rule that is broken: whichever is met first may be told.
+
+    def refuses_create(self, version: ModelVersion, on_busy: OnBusy) -> Errors:
+        place = self.places[version.surface]
+        found: Errors = set()
+        if place.trip is not None and on_busy is OnBusy.REJECT:
+            found.add(SurfaceBusy)
+        if version == place.stable:
+            found.add(InvalidField)
+        if not self.may_serve(version):
+            found.add(Quarantined)
+        if on_busy is OnBusy.REPLACE and place.trip is not None and place.trip.candidate == version:
+            found.add(InvalidField)
+        return found
+
+    def is_done_already(self, trip: Trip, command: Command) -> bool:
+        if command in (Command.ROLL_BACK, Command.ABORT):
+            return trip.phase is Phase.ROLLED_BACK
+        return command is Command.HOLD and trip.phase is Phase.HELD
+
+    def refuses(
+        self, trip: Trip, command: Command, *, by: str, reason: str, behind: int, epoch: int | None, passed: bool
+    ) -> Errors:
+        found: Errors = set()
+        if epoch is not None and epoch != self.epoch:
+            return {Deposed}
+        if self.is_done_already(trip, command):
+            return set()
+        if behind and (command is not Command.ROLL_BACK or epoch is not None):
+            found.add(StaleGeneration)
+        if not self._takes(trip, command):
+            found.add(IllegalTransition)
+        if command is Command.SKIP and not reason:
+            found.add(MissingReason)
+        if command is Command.SKIP and epoch is not None:
+            found.add(Forbidden)
+        if command is Command.APPROVE and by == CREATOR:
+            found.add(Forbidden)
+        if command is Command.ADVANCE and trip.phase in (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING):
+            found |= set() if passed else {MissingVerdict}
+            found |= {IllegalTransition} if trip.lacks_approvals else set()
+        if command in (Command.START, Command.ADVANCE, Command.SKIP, Command.RESUME):
+            found |= set() if self.may_serve(trip.candidate) else {Quarantined}
+            found |= {Frozen} if trip.candidate.surface in self.frozen else set()
+        if command is Command.ROLL_BACK and trip.phase is Phase.DONE:
+            found |= self._refuses_to_take_back(trip)
+        return found
+
+    def _takes(self, trip: Trip, command: Command) -> bool:
+        match command:
+            case Command.START:
+                return trip.phase is Phase.PENDING
+            case Command.ADVANCE | Command.SKIP:
+                return trip.phase in ON_THE_WAY
+            case Command.HOLD:
+                return trip.phase in (*ON_THE_WAY, Phase.HELD)
+            case Command.RESUME:
+                return trip.phase in PAUSED
+            case Command.APPROVE:
+                return trip.phase in (Phase.RAMPING, Phase.WATCHING, Phase.HELD)
+            case Command.EXPIRE:
+                return trip.phase in (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING, Phase.HELD)
+            case Command.ABORT:
+                return trip.phase is not Phase.DONE
+            case Command.ROLL_BACK:
+                return True
+
+    def _refuses_to_take_back(self, trip: Trip) -> Errors:
+        place = self.place_of(trip)
+        found: Errors = set()
+        if place.trip is not None:
+            found.add(SurfaceBusy)
+        if place.stable != trip.candidate:
+            found.add(IllegalTransition)
+        if place.proven is None or not self.may_serve(place.proven):
+            found.add(NoSafeVersion)
+        return found
+
+    def refuses_quarantine(self, digest: str) -> Errors:
+        stuck = any(
+            self._has(place.stable, digest)
+            and (place.proven is None or self._has(place.proven, digest) or not self.may_serve(place.proven))
+            for place in self.places.values()
+        )
+        return {NoSafeVersion} if stuck else set()
+
+    # What is so afterwards.
+
+    def create(self, version: ModelVersion, rollout_id: int, on_busy: OnBusy) -> None:
+        place = self.places[version.surface]
+        trip = Trip(rollout_id=rollout_id, candidate=version, phase=Phase.PENDING)
+        self.trips[rollout_id] = trip
+        if on_busy is OnBusy.QUEUE and (place.trip is not None or place.queue):
+            trip.phase = Phase.QUEUED
+            place.queue.append(trip)
+        else:
+            if place.trip is not None:
+                self.apply(place.trip, Command.ABORT, by=CREATOR)
+            place.trip = trip
+        place.generation += 1
+
+    def apply(self, trip: Trip, command: Command, *, by: str) -> None:
+        if self.is_done_already(trip, command):
+            return
+        place = self.place_of(trip)
+        if command is Command.APPROVE and by in trip.approvals:
+            return
+        place.generation += 1
+        match command:
+            case Command.START:
+                trip.phase = Phase.WARMING
+            case Command.ADVANCE | Command.SKIP:
+                self._go_on(place, trip)
+            case Command.HOLD:
+                trip.paused, trip.phase = trip.phase, Phase.HELD
+            case Command.EXPIRE:
+                trip.paused, trip.phase = trip.serving, Phase.EXPIRED
+            case Command.RESUME:
+                assert trip.paused is not None
+                trip.phase, trip.paused = trip.paused, None
+            case Command.APPROVE:
+                trip.approvals.add(by)
+            case Command.ABORT | Command.ROLL_BACK:
+                self._go_home(place, trip)
+
+    def _go_on(self, place: Place, trip: Trip) -> None:
+        trip.approvals.clear()
+        place.watched_at = self.now
+        match trip.phase:
+            case Phase.WARMING:
+                trip.phase = Phase.SHADOW
+            case Phase.SHADOW | Phase.RAMPING:
+                trip.step += 1
+                trip.phase = Phase.WATCHING if trip.step + 1 == len(PLAN.steps) else Phase.RAMPING
+            case Phase.WATCHING:
+                trip.phase, place.trip = Phase.DONE, None
+                place.stable, place.proven = trip.candidate, place.stable
+
+    def _go_home(self, place: Place, trip: Trip) -> None:
+        if trip.phase is Phase.QUEUED:
+            place.queue.remove(trip)
+        else:
+            self.taken_back.add(trip.candidate.version_id)
+            if trip.phase is Phase.DONE:
+                assert place.proven is not None
+                place.stable, place.proven = place.proven, None
+            else:
+                place.trip = None
+        trip.phase, trip.paused = Phase.ROLLED_BACK, None
+
+    def dequeue(self, surface: Surface) -> None:
+        """The oldest that may serve comes; those before it that may not end."""
+        place = self.places[surface]
+        while place.queue and place.trip is None:
+            trip = place.queue.pop(0)
+            place.generation += 1
+            if trip.candidate == place.stable or not self.may_serve(trip.candidate):
+                trip.phase = Phase.ROLLED_BACK
+            else:
+                trip.phase, place.trip = Phase.PENDING, trip
+
+    def check(self, trip: Trip) -> None:
+        """A completed check: who is watched stays so, who is at home comes back under a new generation."""
+        place = self.place_of(trip)
+        if place.is_home(self.now):
+            place.generation += 1
+        place.watched_at = self.now
+
+    def quarantine(self, digest: str) -> None:
+        for place in self.places.values():
+            is_stable_bad = self._has(place.stable, digest)
+            trip = place.trip
+            if not is_stable_bad and (trip is None or not self._has(trip.candidate, digest)):
+                continue
+            place.generation += 1
+            ended = trip or (self._latest_done(place) if is_stable_bad else None)
+            if is_stable_bad:
+                assert place.proven is not None
+                place.stable, place.proven = place.proven, None
+            if ended is not None:
+                ended.phase, ended.paused = Phase.ROLLED_BACK, None
+            place.trip = None
+        self.bad.add(digest)
+
+    def _latest_done(self, place: Place) -> Trip | None:
+        done = (trip for trip in self._trips_back(place) if trip.phase is Phase.DONE)
+        return next((trip for trip in done if trip.candidate == place.stable), None)
+
+    def _trips_back(self, place: Place) -> Iterator[Trip]:
+        for rollout_id in sorted(self.trips, reverse=True):
+            if self.place_of(self.trips[rollout_id]) is place:
+                yield self.trips[rollout_id]
+
+    def _has(self, version: ModelVersion, digest: str) -> bool:
+        return digest in (version.trunk, version.surface_export, version.calibrator, version.feature_signature)

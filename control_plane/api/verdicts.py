@@ -28,7 +28,7 @@ def read_verdict(verdict_id: Id, sessions: Sessions) -> ExplainedVerdictOut:
     summary="Download what the judge looked at",
     response_class=Response,
     responses={
-        **documented(404),
+        **documented(404, 410),
         200: {
             "description": "Plan, stage, moments and health; `surefoot verdict replay` judges them again",
             "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},

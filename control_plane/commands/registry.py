@@ -1,22 +1,18 @@
-"""`surefoot surface|register|quarantine|db …`: what may serve where."""
+"""`surefoot surface|register|quarantine …`: what may serve where."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import Engine
 
 from control_plane.commands.client import call, fail, out, version_id
-from control_plane.commands.environment import read_settings, told_plainly
 from control_plane.domain.errors import ControlPlaneError
-from control_plane.registry import session as registry_session
 from control_plane.registry.artifacts import verify_artifact
 
 DigestArgument = Annotated[str, typer.Argument(help="sha256:…, whole; the version's page shows it for each part.")]
 
 surface_app = typer.Typer(no_args_is_help=True, help="Surfaces and what serves on them.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Digests that may serve nowhere.")
-db_app = typer.Typer(no_args_is_help=True, help="The registry's database.")
 
 
 @surface_app.command("add")
@@ -100,26 +96,3 @@ def release(digest: DigestArgument, reason: Annotated[str, typer.Option("--reaso
     """Let a digest serve again."""
     call("DELETE", f"/v1/quarantine/{digest}", params={"reason": reason})
     out.print("released")
-
-
-@db_app.command("upgrade")
-def upgrade() -> None:
-    """Bring the registry's schema up to date."""
-    with told_plainly():
-        engine = _engine()
-        registry_session.upgrade(engine)
-    out.print(f"{engine.url.render_as_string(hide_password=True)} is up to date")
-
-
-@db_app.command("check")
-def check() -> None:
-    """Exit 1 unless the registry's schema is the one this version needs."""
-    with told_plainly():
-        is_at_head = registry_session.at_head(_engine())
-    if not is_at_head:
-        fail("the registry's schema is not up to date; run `surefoot db upgrade`")
-    out.print("the schema is up to date")
-
-
-def _engine() -> Engine:
-    return registry_session.make_engine(read_settings().registry_url)

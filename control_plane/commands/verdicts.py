@@ -32,6 +32,8 @@ def replay(verdict_id: VerdictArgument) -> None:
     """Judge the stored evidence again; exit 1 unless the verdict comes out the same to the bit."""
     stored: str = call("GET", f"/v1/verdicts/{verdict_id}")["verdict_json"]
     response = httpx.get(f"{url()}/v1/verdicts/{verdict_id}/inputs", timeout=TIMEOUT_SECONDS)
+    if response.status_code == httpx.codes.GONE:
+        fail(response.json()["detail"])
     if response.is_error:
         fail(f"the inputs of verdict {verdict_id} are not to be had: {response.status_code}")
     try:

@@ -186,6 +186,40 @@ def downgrade(engine: Engine, revision: str) -> None:
         command.downgrade(config, revision)
 
 
+@contextmanager
+def rebuilt(engine: Engine, revision: str) -> Iterator[Connection]:
+    """An empty schema of a revision in place of what is there, in one transaction with what the caller writes.
+
+    Raises:
+        sqlalchemy errors of what is in the way, as they are: tables that are not ours, for example.
+    """
+    with _migrating(engine) as config:
+        command.downgrade(config, "base")
+        command.upgrade(config, revision)
+        yield config.attributes["connection"]
+
+
+def vacuum(engine: Engine) -> None:
+    """Give the room of rows that went back to the disk; on SQLite writers wait for it."""
+    with _database_trouble(engine), engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        if engine.dialect.name == "postgresql":
+            driver.autocommit = True
+        driver.execute("VACUUM")
+        connection.invalidate()
+
+
+def revision_of(engine: Engine) -> str | None:
+    """The schema's revision; None where there is no schema of ours."""
+    with _database_trouble(engine), engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def knows_revision(revision: str) -> bool:
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def at_head(engine: Engine) -> bool:
     heads = ScriptDirectory.from_config(_config()).get_heads()
     with _database_trouble(engine), engine.connect() as connection:

@@ -12,6 +12,7 @@ from control_plane.registry import evidence
 from control_plane.registry.evidence import StoredVerdict
 from control_plane.registry.tables import VerdictInputsRow
 from tests.commands.conftest import Run
+from tests.registry.tampering import tampering
 from tests.stories.world import Behaviour, World
 
 
@@ -27,7 +28,7 @@ def stored_in_the_ramp(world: World) -> StoredVerdict:
 
 
 def tamper(world: World, change: Callable[[bytes], bytes]) -> None:
-    with world.sessions.writing() as session:
+    with tampering(world.sessions) as session:
         for row in session.scalars(select(VerdictInputsRow)):
             row.content = change(row.content)
 

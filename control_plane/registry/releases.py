@@ -9,9 +9,11 @@ from sqlalchemy.orm import Session
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase, Rollout
 from control_plane.domain.surface_graph import Edge, Progress, blocked_by
-from control_plane.domain.verdict import Answer, Outcome, Verdict
+from control_plane.domain.verdict import Answer, Outcome, Rule, Verdict
 from control_plane.registry import commands, evidence, release_rows
 from control_plane.registry.tables import HistoryRow, SplitRow
+
+RED = frozenset({Rule.SAMPLE_RATIO, Rule.ERROR, Rule.STALE, Rule.LIMIT, Rule.MISSING_EVIDENCE})  # though they only hold
 
 
 def edges(session: Session, release_id: int) -> tuple[Edge, ...]:
@@ -66,5 +68,8 @@ def _reached(session: Session, rollout: Rollout) -> tuple[tuple[int, datetime], 
 
 
 def _is_green(verdict: Verdict) -> bool:
+    """Nothing speaks against the candidate, and what was seen can be believed; not yet shown safe is no objection."""
+    if verdict.rule in RED or verdict.needs_person:
+        return False
     is_harmed = any(finding.gates and finding.answer is Answer.HARM for finding in verdict.findings)
     return verdict.outcome is not Outcome.ROLL_BACK and not is_harmed

@@ -10,7 +10,7 @@ from control_plane.domain.errors import InvalidPlan, NoSafeVersion, SurfaceBusy,
 from control_plane.domain.model_version import Part, Surface, digest_of
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback, blocked_by
-from control_plane.domain.verdict import Answer, Finding, Outcome
+from control_plane.domain.verdict import Answer, Finding, Outcome, Rule
 from control_plane.registry import evidence, history, release_rows, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import ReleaseRow
@@ -107,6 +107,17 @@ def test_without_a_verdict_nothing_is_green(sessions: Sessions) -> None:
         assert not rollouts.progress(session, release_id, now=NOON)[SEARCH].is_green
         scene.a_stored_verdict(session, rollout_on(session, SEARCH), Outcome.HOLD)
         assert rollouts.progress(session, release_id, now=NOON)[SEARCH].is_green
+
+
+@pytest.mark.parametrize("rule", [Rule.SAMPLE_RATIO, Rule.ERROR, Rule.STALE, Rule.LIMIT, Rule.MISSING_EVIDENCE])
+def test_guardrails_that_cannot_be_believed_or_are_beyond_a_limit_are_not_green(sessions: Sessions, rule: Rule) -> None:
+    with sessions.writing() as session:
+        release_id = a_release(session)
+        verdict = a_verdict(Outcome.HOLD, rule=rule)
+        rollout_id = rollout_on(session, HOME_FEED)
+        evidence.record_verdict(session, rollout_id, verdict, b"", now=LATER, next_check_at=LATER)
+
+        assert not rollouts.progress(session, release_id, now=LATER)[HOME_FEED].is_green
 
 
 def test_an_unknown_release_is_named(sessions: Sessions) -> None:

@@ -10,7 +10,7 @@ from tests.api.deployment import BOTH_DATABASES, Deployment
 from tests.builders import a_plan_mapping
 
 pytestmark = BOTH_DATABASES
-ASKS_LEADS = {"steps": [{"share": "1%", "approvals": 1, "approval_group": "leads"}, {"share": "100%"}]}
+ASKS_LEADS: dict[str, Any] = {"steps": [{"share": "1%", "approvals": 1, "approval_group": "leads"}, {"share": "100%"}]}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """`surefoot db …`: the registry's schema, its soundness, its backups, and what may go."""
 
+import getpass
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,8 @@ from control_plane.commands.client import err, fail, out
 from control_plane.commands.environment import read_settings, told_plainly
 from control_plane.commands.progress import counting
 from control_plane.domain.errors import InvalidField
-from control_plane.registry import retention, soundness
+from control_plane.domain.model_version import Surface
+from control_plane.registry import lost_generations, retention, soundness
 from control_plane.registry import session as registry_session
 from control_plane.registry.backup import Kind, back_up
 from control_plane.registry.manifest_file import Manifest
@@ -85,6 +88,26 @@ def restore(
             manifest = restore_backup(engine, folder, replace=replace, on_progress=show)
         out.print(f"restored into {escape(_shown(engine))}: {_told(manifest)}", soft_wrap=True)
         _check_soundness(engine)
+
+
+@app.command("pass-over")
+def pass_over(
+    surface: str,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; stands in the history.")],
+    generation: Annotated[
+        int | None, typer.Option(help="The last generation that was lost; as the runtimes tell if missing.")
+    ] = None,
+) -> None:
+    """After a restore: go past the generations that runtimes hold and the backup did not have yet.
+
+    A runtime never goes back, so until then it would keep to what it was told last.
+    """
+    by = os.environ.get("SUREFOOT_OPERATOR") or getpass.getuser()
+    with told_plainly(), Sessions(_engine()).writing() as session:
+        state = lost_generations.pass_over(
+            session, Surface(surface), generation, by=by, reason=reason, now=datetime.now(UTC)
+        )
+    out.print(f"{surface} is at generation {state.generation}")
 
 
 @app.command()

@@ -9,10 +9,11 @@ from typing import cast
 
 from sqlalchemy import Connection, Engine, update
 
-from control_plane.domain.errors import BackupFailed, InvalidBackup, RegistryUnavailable, TargetNotEmpty
+from control_plane.domain.errors import BackupFailed, InvalidBackup, RegistryFull, RegistryUnavailable, TargetNotEmpty
 from control_plane.registry import pg_tools, table_rows
 from control_plane.registry.manifest_file import Format, Manifest, read_manifest
 from control_plane.registry.session import (
+    FULL,
     Sessions,
     downgrade,
     knows_revision,
@@ -148,4 +149,6 @@ def _plainly(engine: Engine) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if any(words in str(error) for words in FULL):
+            raise RegistryFull(engine.url.render_as_string(hide_password=True)) from error
         raise RegistryUnavailable(engine.url.render_as_string(hide_password=True), str(error)) from error

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import Quarantined, UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import ACTIVE, Rollout
-from control_plane.registry import history, model_versions, rollouts, surfaces
+from control_plane.registry import history, lost_generations, model_versions, rollouts, surfaces
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import Base, VerdictInputsRow
 
@@ -34,6 +34,7 @@ def problems(session: Session, on_progress: OnProgress = lambda steps: None) -> 
         own = [rollout for rollout in active if rollout.surface == state.surface]
         yield from (f"{state.surface}: {problem}" for problem in _rollout_problems(state, own))
         yield from (f"{state.surface}: {problem}" for problem in _serving_problems(session, state))
+    yield from lost_generations.problems(session)
 
 
 def _damage(session: Session) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What routes ask for by type: sessions, the event log, the time, who is calling, which generation they saw.
 
-Routes open their sessions themselves (`with sessions.writing() as session`): a session that a dependency
-opened would be held while the request waits for a worker thread, and forty waiting writers would lock each
-other out. What is asked for here is `async` so that it costs no thread.
+Routes open their sessions themselves (`with sessions.reading() as session`, or `once(change)` of `idempotency`): a
+session that a dependency opened would be held while the request waits for a worker thread, and forty waiting writers
+would lock each other out. What is asked for here is `async` so that it costs no thread.
 """
 
 import re

@@ -4,14 +4,17 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from control_plane.api import patterns
 from control_plane.api.deps import Id, Limit, Operator, Sessions, Settings, WallNow
 from control_plane.api.errors import documented, documented_write
+from control_plane.api.idempotency import Once, answer
 from control_plane.registry import deliveries
 from control_plane.registry.deliveries import Dead, Queue
+from control_plane.registry.idempotency import Answer
 from control_plane.webhooks import trial
 from control_plane.webhooks.sending import Outcome, make_client, send
 from control_plane.webhooks.subscribers import Subscriber, named
@@ -114,23 +117,37 @@ def list_dead(
     return DeadEventsOut(dead=[DeadOut.of(dead) for dead in found])
 
 
-@router.post("/{name}/replay", summary="Send once more what a subscriber was not told", responses=documented_write(404))
-def replay_all(name: SubscriberName, sessions: Sessions, settings: Settings, operator: Operator) -> ReplayedOut:
+@router.post(
+    "/{name}/replay",
+    summary="Send once more what a subscriber was not told",
+    response_model=ReplayedOut,
+    responses=documented_write(404),
+)
+def replay_all(name: SubscriberName, once: Once, settings: Settings, operator: Operator) -> Response:
     """All of its dead events, as if they had never been tried, and before later ones of their surface."""
     subscriber = named(settings.webhooks, name)
-    with sessions.writing() as session:
+
+    def replay(session: Session) -> Answer:
         count = deliveries.replay(session, subscriber.name)
-    return ReplayedOut(subscriber=subscriber.name, replayed=count)
+        return answer(ReplayedOut(subscriber=subscriber.name, replayed=count))
+
+    return once(replay)
 
 
-@router.post("/{name}/dead/{event_id}/replay", summary="Send one event once more", responses=documented_write(404))
-def replay_one(
-    name: SubscriberName, event_id: Id, sessions: Sessions, settings: Settings, operator: Operator
-) -> ReplayedOut:
+@router.post(
+    "/{name}/dead/{event_id}/replay",
+    summary="Send one event once more",
+    response_model=ReplayedOut,
+    responses=documented_write(404),
+)
+def replay_one(name: SubscriberName, event_id: Id, once: Once, settings: Settings, operator: Operator) -> Response:
     subscriber = named(settings.webhooks, name)
-    with sessions.writing() as session:
+
+    def replay(session: Session) -> Answer:
         count = deliveries.replay(session, subscriber.name, event_id)
-    return ReplayedOut(subscriber=subscriber.name, replayed=count)
+        return answer(ReplayedOut(subscriber=subscriber.name, replayed=count))
+
+    return once(replay)
 
 
 @router.post("/{name}/test", summary="Send a subscriber an event of no meaning", responses=documented_write(404))

@@ -103,7 +103,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             metronome = make_metronome(parts.settings, parts.sessions, parts.clock)
             metronome.start()
             running.push_async_callback(run_in_threadpool, metronome.stop)
-            courier = make_courier(parts.settings, parts.instruments.count_webhook)
+            courier = make_courier(parts.settings, parts.sessions, parts.instruments.count_webhook)
             courier.start()
             running.push_async_callback(run_in_threadpool, courier.stop)
         yield

@@ -43,8 +43,9 @@ def scheduler() -> None:
     """Run a scheduler alone; of several, the one that holds the lease acts."""
     settings = read_settings()
     with told_plainly():
-        metronome = make_metronome(settings, _sessions(settings), make_clock(settings.clock_file))
-        courier = make_courier(settings)
+        sessions = _sessions(settings)
+        metronome = make_metronome(settings, sessions, make_clock(settings.clock_file))
+        courier = make_courier(settings, sessions)
     metronome.start()
     courier.start()
     out.print(f"scheduler {metronome.holder} ticks every {settings.tick_seconds:g} s", highlight=False)

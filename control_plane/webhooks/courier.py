@@ -83,12 +83,17 @@ class Courier:
 
 
 def make_courier(
-    settings: Settings, on_attempt: Callable[[str, Ending], None] = lambda subscriber, ending: None
+    settings: Settings,
+    sessions: Sessions,
+    on_attempt: Callable[[str, Ending], None] = lambda subscriber, ending: None,
 ) -> Courier:
-    """With an engine of its own: the API's connections are not its to use up."""
-    return Courier(
-        Sessions(make_engine(settings.registry_url)), settings.webhooks, rules_of(settings), on_attempt=on_attempt
-    )
+    """With an engine of its own: the API's connections are not its to use up.
+
+    But on SQLite, where a process's writers queue in its `Sessions`, it queues with them.
+    """
+    if sessions.engine.dialect.name != "sqlite":
+        sessions = Sessions(make_engine(settings.registry_url))
+    return Courier(sessions, settings.webhooks, rules_of(settings), on_attempt=on_attempt)
 
 
 def rules_of(settings: Settings) -> Rules:

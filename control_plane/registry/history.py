@@ -63,10 +63,12 @@ def append(
 
 
 def list_history(session: Session, surface: Surface | None = None, limit: int = 100) -> list[Entry]:
-    """The latest changes, newest first."""
-    query = select(HistoryRow).order_by(HistoryRow.at.desc(), HistoryRow.seq.desc(), HistoryRow.surface).limit(limit)
+    """The latest changes, newest first. Of one surface in the order in which they happened, whatever clocks showed."""
+    query = select(HistoryRow).limit(limit)
     if surface is not None:
-        query = query.where(HistoryRow.surface == surface)
+        query = query.where(HistoryRow.surface == surface).order_by(HistoryRow.seq.desc())
+    else:
+        query = query.order_by(HistoryRow.at.desc(), HistoryRow.seq.desc(), HistoryRow.surface)
     return [_entry(row) for row in session.scalars(query)]
 
 

@@ -10,6 +10,7 @@ from control_plane.domain.decision import Decision
 from control_plane.domain.errors import NoSafeVersion, Quarantined, StaleGeneration, SurfaceBusy
 from control_plane.domain.model_version import Part
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
+from control_plane.evidence.aggregate import MomentsReader
 from control_plane.registry import history, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.tick import apply, judge_evidence, load
@@ -99,7 +100,7 @@ def test_argo_1152_an_aborted_candidate_is_never_promoted_however_well_it_did(wo
     world.live_until(rollout_id, Phase.RAMPING, at_most_days=2)
     world.live(4)
     loaded = load(world.sessions, rollout_id, now=world.now, live_since=world.now - LOOK)
-    judged = judge_evidence(loaded, world.log)
+    judged = judge_evidence(loaded, MomentsReader(world.log))
     with world.sessions.writing() as session:
         rollouts.apply_command(session, rollout_id, Command.ABORT, by="ann", now=world.now, reason="no")
 

@@ -18,7 +18,7 @@ from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing, standing_of
 from control_plane.domain.decision import ACKNOWLEDGED_SHARE
 from control_plane.domain.errors import IllegalTransition
-from control_plane.domain.model_version import VersionId
+from control_plane.domain.model_version import Part, VersionId
 from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, RolloutId, apply
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.explain import explain
@@ -66,6 +66,7 @@ class RolloutPage:
     is_finished: bool
     steps: tuple[TimelineStep, ...]
     training_runs: dict[VersionId, str]
+    is_calibrator_only: bool
     traffic: Markup
     stable_bp: int
     acknowledged: str
@@ -99,6 +100,7 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
         is_finished=is_finished,
         steps=timeline(rollout, changes),
         training_runs=_training_runs(session, rollout),
+        is_calibrator_only=standing.changed_parts == (Part.CALIBRATOR,),
         traffic=charts.traffic_bar(rollout.candidate_bp),
         stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,
         acknowledged=_acknowledged(standing),

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,8 +23,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: a dozen processes share the
 
 from benchmarks.crash_run import postgres, takeover
 from benchmarks.crash_run.registry import opened
-from benchmarks.crash_run.storm import RANDOM, Storm, Toll
+from benchmarks.crash_run.storm import Storm, Toll
 from benchmarks.crash_run.takeover import Takeovers
+from benchmarks.crash_run.victim import RANDOM
 from benchmarks.report import report
 from control_plane.failpoints import POINTS
 from control_plane.registry.session import Sessions
@@ -50,9 +51,12 @@ QUICK = Effort(kills=25, each_point=1, patience_seconds=11, rounds=1, takeovers_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few kills, one takeover: not a claim")
+    parser.add_argument("--patience", type=float, help="seconds for each database, if its kills take longer")
     parser.add_argument("--seed", type=int, default=1, help="of what is random in the storm; the moments are not")
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else FULL
+    if arguments.patience:
+        effort = replace(effort, patience_seconds=arguments.patience)
     with tempfile.TemporaryDirectory(prefix="surefoot-crash-") as root, postgres.databases("storm", "takeover") as urls:
         storms = _opened(Path(root), "storm", urls[0])
         struck = _opened(Path(root), "takeover", urls[1])
@@ -126,6 +130,7 @@ def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list
         row("requests acknowledged", lambda toll: toll.answers["acknowledged"]),
         row("requests refused", lambda toll: toll.answers["refused"]),
         row("requests never answered", lambda toll: toll.answers["cut off"]),
+        row("webhooks received", lambda toll: toll.webhooks),
         row("violations", lambda toll: len(toll.violations)),
         row("seconds", lambda toll: round(toll.seconds)),
         seconds("takeover after a kill, s", lambda found: found.after_kill),

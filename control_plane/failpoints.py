@@ -36,6 +36,9 @@ POINTS = frozenset(
         "log.linked",  # visible, and not yet durable
         "heartbeat.recorded",
         "split.pushed",  # handed to the stream's connection
+        "webhook.fanned_out",  # deliveries are made out, in a transaction still open
+        "webhook.sent",  # the receiver has it, and nobody knows
+        "webhook.recorded",
         "last_known_good.staged",
         "last_known_good.written",
     }

@@ -22,6 +22,8 @@ from control_plane.domain.split import Split
 from control_plane.scheduler import tick
 from control_plane.scheduler.metronome import Metronome, make_metronome
 from control_plane.settings import Settings
+from control_plane.webhooks.courier import Courier, make_courier
+from control_plane.webhooks.subscribers import read_subscribers
 from model_runtime.split_client import SplitClient
 from model_runtime.split_table import SplitTable
 
@@ -36,6 +38,7 @@ class Deployment:
     folder: Path
     lease_seconds: float
     tick_seconds: float
+    webhooks: str = ""  # as in SUREFOOT_WEBHOOKS
 
     @property
     def clock_file(self) -> Path:
@@ -51,6 +54,7 @@ class Deployment:
             lease_seconds=self.lease_seconds,
             runs_scheduler=False,  # it gets one whose epoch can be asked for
             runtime_silent_seconds=1e9,
+            webhooks=read_subscribers(self.webhooks),
         )
 
 
@@ -63,7 +67,8 @@ def serve(deployment: Deployment, port: int, armed: str) -> None:
     clock = make_clock(settings.clock_file)
     app = create_app(settings, clock)
     metronome = make_metronome(settings, app.state.parts.sessions, clock)
-    threading.Thread(target=_start_once_up, args=(metronome, port), daemon=True).start()
+    courier = make_courier(settings, app.state.parts.sessions)
+    threading.Thread(target=_start_once_up, args=(metronome, courier, port), daemon=True).start()
     with written_down(metronome):
         uvicorn.run(app, host=settings.host, port=port, log_level="critical", access_log=False)
 
@@ -108,11 +113,12 @@ def heartbeat(port: int, runtime_id: str, splits: list[Split]) -> bool:
         connection.close()
 
 
-def _start_once_up(metronome: Metronome, port: int) -> None:
+def _start_once_up(metronome: Metronome, courier: Courier, port: int) -> None:
     """The schema is up to date once the API answers."""
     while not is_up(port):
         time.sleep(0.01)
     metronome.start()
+    courier.start()
 
 
 def is_up(port: int) -> bool:

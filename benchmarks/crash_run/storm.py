@@ -1,16 +1,15 @@
 """Replicas are killed and stopped, at random moments and at failpoints, while people and schedulers act; after each
 death the checker looks."""
 
-import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from benchmarks.crash_run import event_batches
@@ -19,9 +18,11 @@ from benchmarks.crash_run.checker import Checker
 from benchmarks.crash_run.driven_clock import DrivenClock
 from benchmarks.crash_run.last_known_good import LastKnownGood
 from benchmarks.crash_run.people import VIEW_TYPES, People, a_version, register
-from benchmarks.crash_run.processes import Process, free_ports, started, warm_up
+from benchmarks.crash_run.processes import free_ports, started, warm_up
+from benchmarks.crash_run.receiver import Receiver
 from benchmarks.crash_run.registry import url_of
 from benchmarks.crash_run.replica import Deployment, follow, serve
+from benchmarks.crash_run.victim import Victim
 from benchmarks.crash_run.violation import Violation
 from benchmarks.crash_run.wrote import WROTE
 from control_plane.domain.errors import RegistryUnavailable
@@ -33,15 +34,13 @@ from control_plane.registry.session import Sessions
 SURFACES = tuple(Surface(name) for name in ("home_feed", "search", "related_pins", "boards", "closeup", "shopping"))
 REPLICAS = 3
 STARTS_AT = datetime(2026, 3, 2, tzinfo=UTC)
-RANDOM = "a random moment"
 RUNTIME_POINTS = frozenset(point for point in POINTS if point.startswith("last_known_good."))
-STOPS_FOR_SECONDS = (0.3, 1.2)  # longer than the lease of the storm
-NEVER_REACHED_SECONDS = 4.0  # an armed replica that has not died by then is killed where it is
+LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """How fast the clock runs, and how long a process lives; the first third of a second goes into its start."""
+    """How fast the clock runs, and how long a process lives once it is up."""
 
     event_seconds_per_second: float = 1_800.0  # a check every 2 minutes is one every fifteenth of a second
     lives_for_seconds: tuple[float, float] = (0.1, 2.0)
@@ -51,11 +50,12 @@ class Pace:
 class Toll:
     """What a storm came to."""
 
-    kills: Counter[str] = field(default_factory=Counter)  # by failpoint, or RANDOM
+    kills: Counter[str] = field(default_factory=Counter)  # by failpoint, or `victim.RANDOM`
     stops: int = 0
     transitions: int = 0
     verdicts: int = 0
     epochs: int = 0
+    webhooks: int = 0  # requests that the receiver answered
     answers: Counter[str] = field(default_factory=Counter)
     violations: list[Violation] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # of the run itself
@@ -66,20 +66,6 @@ class Toll:
         return sum(self.kills.values())
 
 
-@dataclass(kw_only=True)
-class _Victim:
-    """One process in its place, with the port that is always its own."""
-
-    port: int
-    points: frozenset[str]
-    start: Callable[["_Victim"], Process]
-    process: Process | None = None
-    point: str = RANDOM
-    armed: str = ""
-    dies_at: float = 0.0  # monotonic
-    goes_on_at: float | None = None
-
-
 class Storm:
     """Over one registry, until `kills` processes were killed and every failpoint had its share."""
 
@@ -88,8 +74,13 @@ class Storm:
         self._pace = pace if pace is not None else Pace()
         self._chance = random.Random(seed)
         self._folder = folder
+        self._receiver = Receiver()
         self._deployment = Deployment(
-            registry_url=url_of(sessions), folder=folder, lease_seconds=0.3, tick_seconds=0.04
+            registry_url=url_of(sessions),
+            folder=folder,
+            lease_seconds=0.3,
+            tick_seconds=0.04,
+            webhooks=self._receiver.setting,
         )
         self._sessions = sessions
         self.clock = DrivenClock(
@@ -101,25 +92,35 @@ class Storm:
         self._last_known_good = LastKnownGood(folder / "runtime" / "splits.json")
         ports = free_ports(REPLICAS)
         served = POINTS - RUNTIME_POINTS
-        self._victims = [_Victim(port=port, points=served, start=self._serve) for port in ports]
-        self._victims.append(_Victim(port=ports[0], points=RUNTIME_POINTS, start=self._follow))
+        self._victims = [
+            Victim(port=port, points=served, start=partial(started, serve, self._deployment, port), answers=True)
+            for port in ports
+        ]
+        follows = partial(started, follow, ports, folder / "runtime")
+        self._victims.append(Victim(port=ports[0], points=RUNTIME_POINTS, start=follows, answers=False))
         self._ports = ports
 
     def run(self, kills: int, *, each_point: int, patience_seconds: float, on_kill: Callable[[Toll], None]) -> Toll:
         self._open_surfaces()
         warm_up()
         began = time.monotonic()
-        with self.clock.running(), self._people():
+        with self._receiver.listening(), self.clock.running(), self._people():
             for victim in self._victims:
                 self._raise(victim, each_point)
             while not self._is_enough(kills, each_point) and time.monotonic() - began < patience_seconds:
                 self._watch(each_point, on_kill)
-        self._lay_down()
-        self.toll.violations += [*self._checker.check_all(self._sessions), *self._events.problems()]
+            self._lay_down()
+        self.toll.violations += [
+            *self._checker.check_all(self._sessions),
+            *self._events.problems(),
+            *self._receiver.problems(self._sessions),
+        ]
         return self._summed_up(time.monotonic() - began)
 
     def _summed_up(self, seconds: float) -> Toll:
         toll, checker = self.toll, self._checker
+        toll.webhooks = sum(self._receiver.ids.values())
+        toll.stops = sum(victim.stops for victim in self._victims)
         toll.transitions, toll.verdicts, toll.seconds = checker.transitions, checker.verdicts, seconds
         toll.answers = Counter(asked.answer.value for asked in self._answers.asked)
         toll.answers.update({Answer.DONE.value: self._events.acknowledged})
@@ -132,21 +133,12 @@ class Storm:
 
     def _watch(self, each_point: int, on_kill: Callable[[Toll], None]) -> None:
         for victim in self._victims:
-            assert victim.process is not None
-            now = time.monotonic()
-            if victim.goes_on_at is not None and now >= victim.goes_on_at:
-                os.kill(victim.process.pid or 0, signal.SIGCONT)
-                victim.goes_on_at = None
-            if victim.process.is_alive() and now >= victim.dies_at:
-                victim.point = RANDOM
-                victim.process.kill()
-                victim.process.join()
-            if not victim.process.is_alive():
+            if victim.is_dead():
                 self._note_death(victim, on_kill)
                 self._raise(victim, each_point)
-        time.sleep(0.005)
+        time.sleep(LOOK_SECONDS)
 
-    def _note_death(self, victim: _Victim, on_kill: Callable[[Toll], None]) -> None:
+    def _note_death(self, victim: Victim, on_kill: Callable[[Toll], None]) -> None:
         assert victim.process is not None
         if victim.process.exitcode != -signal.SIGKILL:
             self.toll.problems.append(f"a replica ended by itself with {victim.process.exitcode}")
@@ -163,45 +155,14 @@ class Storm:
             self.toll.problems.append(f"the checker could not read: {error}")
         self.toll.violations += self._last_known_good.problems()
 
-    def _raise(self, victim: _Victim, each_point: int) -> None:
-        """Start the process anew: armed with the failpoint that had fewest kills, or to die when its time comes."""
-        victim.point, victim.armed = RANDOM, ""
-        lives_for = self._chance.uniform(*self._pace.lives_for_seconds)
-        lacking = sorted(victim.points, key=lambda point: (self.toll.kills[point], self._chance.random()))[0]
-        if self.toll.kills[lacking] < each_point:
-            victim.point = lacking
-            victim.armed = f"{lacking}=kill@{self._chance.randint(1, 3)}"
-            lives_for = NEVER_REACHED_SECONDS
-        victim.goes_on_at = None
-        victim.process = victim.start(victim)
-        victim.dies_at = time.monotonic() + lives_for
-        if not victim.armed and self._chance.random() < 0.1:
-            self._stop_in_a_while(victim, lives_for)
-
-    def _stop_in_a_while(self, victim: _Victim, lives_for: float) -> None:
-        """SIGSTOP somewhere in its life, SIGCONT once its lease is another's, and death after that."""
-        pause = self._chance.uniform(*STOPS_FOR_SECONDS)
-        process = victim.process
-        victim.dies_at += pause
-
-        def stop() -> None:
-            try:
-                if process is not None and process.is_alive() and victim.process is process:
-                    os.kill(process.pid or 0, signal.SIGSTOP)
-                    victim.goes_on_at = time.monotonic() + pause
-                    self.toll.stops += 1
-            except (OSError, ValueError):
-                pass  # it died first
-
-        timer = threading.Timer(lives_for * 0.8, stop)
-        timer.daemon = True
-        timer.start()
-
-    def _serve(self, victim: _Victim) -> Process:
-        return started(serve, self._deployment, victim.port, victim.armed)
-
-    def _follow(self, victim: _Victim) -> Process:
-        return started(follow, self._ports, self._folder / "runtime", victim.armed)
+    def _raise(self, victim: Victim, each_point: int) -> None:
+        """Start a process anew, armed with the failpoint that had fewest kills as long as it lacks some."""
+        point = min(victim.points, key=lambda point: (self.toll.kills[point], self._chance.random()))
+        victim.rise(
+            self._chance,
+            lives_for=self._chance.uniform(*self._pace.lives_for_seconds),
+            armed_at=point if self.toll.kills[point] < each_point else None,
+        )
 
     def _open_surfaces(self) -> None:
         now = self.clock.read()

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 import httpx
 from sqlalchemy.orm import Session
 
+from control_plane import failpoints
 from control_plane.clock import Clock, system_clock
 from control_plane.domain.errors import Deposed, RegistryUnavailable
 from control_plane.registry import deliveries, leases, outbox
@@ -32,7 +33,6 @@ UNDER_WAY = 8  # requests to one subscriber at a time
 BATCH = 500  # outbox entries read in one turn
 POLL_SECONDS = 0.5  # an idle subscriber hears of a change after this long at most
 RETRY_SECONDS = 1.0  # after which an outcome that the registry did not take is brought to it again
-PRUNE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,7 @@ class Rules:
     lease_seconds: float = 15.0
     timeout_seconds: float = 10.0
     poll_seconds: float = POLL_SECONDS
+    prune_seconds: float = 600.0
     retention: timedelta = timedelta(days=14)  # of what was delivered; of what was given up, ten times as long
     backoff: Backoff = field(default_factory=Backoff)
     public_url: str = ""
@@ -173,6 +174,7 @@ class Route:
     def _write_rows(self, session: Session, entries: list[Entry], position: Position) -> None:
         self._check(session)
         deliveries.fan_out(session, self._name, entries, fanned_out_to=position.settled)
+        failpoints.reach("webhook.fanned_out")
 
     async def _set_out(self) -> None:
         free = UNDER_WAY - len(self._under_way)
@@ -195,8 +197,10 @@ class Route:
                 seconds=self._rules.timeout_seconds,
                 public_url=self._rules.public_url,
             )
+            failpoints.reach("webhook.sent")
             self._on_attempt(self._name, outcome.ending)
             await self._bring_home(due, outcome)
+            failpoints.reach("webhook.recorded")
         except Deposed as error:
             logger.warning("%s: %s", self._lease, error)
         except Exception:
@@ -238,7 +242,7 @@ class Route:
 
     async def _prune(self) -> bool:
         """Whether there is more to prune."""
-        if time.monotonic() < self._pruned_at + PRUNE_SECONDS:
+        if time.monotonic() < self._pruned_at + self._rules.prune_seconds:
             return False
         if await self._desk.write(self._forget) >= PRUNED_AT_ONCE:
             return True

@@ -1,0 +1,90 @@
+"""One process and how it ends: killed at a failpoint, at a random moment of its start or its life, or after a stop."""
+
+import math
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.crash_run.processes import Process
+
+RANDOM = "a random moment"
+DIES_YOUNG = 0.1  # share of those that die while they start
+YOUTH_SECONDS = (0.02, 0.8)
+IS_STOPPED = 0.1  # share of those that are stopped and let go on before they die
+STOPS_FOR_SECONDS = (0.4, 1.5)  # longer than the lease
+NEVER_REACHED_SECONDS = 4.0  # an armed one that has not come to its failpoint by then is killed where it is
+NEVER_UP_SECONDS = 60.0
+
+
+@dataclass(kw_only=True)
+class Victim:
+    """A place for one process after another, on a port that is always its own."""
+
+    port: int
+    points: frozenset[str]
+    start: Callable[[str], Process]  # given what is armed
+    answers: bool  # whether it is up once its port takes connections, or at once
+    process: Process | None = None
+    point: str = RANDOM
+    stops: int = 0
+    _is_up: bool = False
+    _lives_for: float = 0.0
+    _is_to_stop: bool = False
+    _dies_at: float = math.inf  # monotonic, like those that follow
+    _stops_at: float = math.inf
+    _goes_on_at: float = math.inf
+
+    def rise(self, chance: random.Random, *, lives_for: float, armed_at: str | None) -> None:
+        """Armed, it dies at its failpoint; else when its time comes, which begins once it is up."""
+        self.point = RANDOM if armed_at is None else armed_at
+        self._is_up, self._stops_at, self._goes_on_at = False, math.inf, math.inf
+        self._lives_for = lives_for if armed_at is None else NEVER_REACHED_SECONDS
+        self._is_to_stop = armed_at is None and chance.random() < IS_STOPPED
+        self._stops_for = chance.uniform(*STOPS_FOR_SECONDS)
+        is_young = armed_at is None and chance.random() < DIES_YOUNG
+        self._dies_at = time.monotonic() + (chance.uniform(*YOUTH_SECONDS) if is_young else NEVER_UP_SECONDS)
+        self.process = self.start("" if armed_at is None else f"{armed_at}=kill@{chance.randint(1, 3)}")
+
+    def is_dead(self) -> bool:
+        """Do what is due now; whether the process is gone."""
+        assert self.process is not None
+        now = time.monotonic()
+        if not self._is_up and (not self.answers or _listens(self.port)):
+            self._come_up(now)
+        if now >= self._stops_at:
+            self._stop(now)
+        if now >= self._goes_on_at:
+            self._signal(signal.SIGCONT)
+            self._goes_on_at = math.inf
+        if self.process.is_alive() and now >= self._dies_at:
+            self.point = RANDOM
+            self.process.kill()
+            self.process.join()
+        return not self.process.is_alive()
+
+    def _come_up(self, now: float) -> None:
+        self._is_up = True
+        self._dies_at = min(self._dies_at, now + self._lives_for)
+        if self._is_to_stop:
+            self._stops_at = now + self._lives_for * 0.8
+            self._dies_at += self._stops_for
+
+    def _stop(self, now: float) -> None:
+        self._signal(signal.SIGSTOP)
+        self.stops += 1
+        self._stops_at, self._goes_on_at = math.inf, now + self._stops_for
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        if self.process.is_alive() and self.process.pid is not None:
+            os.kill(self.process.pid, number)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

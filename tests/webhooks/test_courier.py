@@ -2,12 +2,14 @@
 
 import threading
 import time
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 from standardwebhooks import Webhook
 
 from control_plane.domain.rollout import Command, Phase
-from control_plane.registry import deliveries, rollouts
+from control_plane.registry import deliveries, outbox, rollouts
 from control_plane.registry.session import Sessions
 from tests.builders import NOON
 from tests.registry import scene as registry_scene
@@ -282,6 +284,53 @@ def test_a_courier_that_lost_its_lease_records_nothing_any_more(sessions: Sessio
     with sessions.reading() as session:
         (due,) = deliveries.due(session, "oncall", now=NOON.replace(year=2100), limit=9)
     assert due.attempts == 0
+
+
+def test_what_was_delivered_long_ago_is_forgotten(sessions: Sessions, receiver: Receiver) -> None:
+    known(sessions, "oncall")
+    told(sessions, "home_feed/1", "search/1", "home_feed/2")
+
+    with a_courier(sessions, [a_subscriber(receiver.url)], retention=timedelta(seconds=0.1), prune_seconds=0.1):
+        receiver.wait_for(3)
+        wait_until(lambda: _num_kept(sessions) == 1, "all but the newest event to be forgotten")
+        told(sessions, "home_feed/3")
+        receiver.wait_for(4)
+
+    assert len(set(receiver.ids)) == len(receiver.ids) == 4
+
+
+@pytest.mark.slow
+def test_an_outcome_that_the_registry_does_not_take_is_brought_again_and_the_event_is_not(
+    sessions: Sessions, receiver: Receiver
+) -> None:
+    """The registry is locked from the moment of the request until after its patience with a lock, which is 10 s."""
+    known(sessions, "oncall")
+    told(sessions, "home_feed/1")
+    is_locked, was_answered = threading.Event(), threading.Event()
+
+    def answer(received: Received) -> Answer:
+        is_locked.wait(20)
+        was_answered.set()
+        return Answer()
+
+    receiver.answers = answer
+    with a_courier(sessions, [a_subscriber(receiver.url)], timeout_seconds=30.0, lease_seconds=60.0):
+        receiver.wait_for(1)
+        with sessions.writing() as session:
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                session.execute(text("LOCK TABLE webhook_delivery IN ACCESS EXCLUSIVE MODE"))
+            is_locked.set()
+            assert was_answered.wait(10)
+            time.sleep(11.5)
+        wait_until_all_told(sessions)
+
+    assert receiver.ids == ["home_feed/1"]
+
+
+def _num_kept(sessions: Sessions) -> int:
+    with sessions.reading() as session:
+        return len(outbox.read(session))
 
 
 def _subscribers(sessions: Sessions) -> list[str]:

@@ -333,6 +333,6 @@ def test_the_registry_keeps_to_the_rules_over_long_lives(sqlite_template: Path) 
     run_state_machine_as_test(
         OnTemplate,
         settings=settings(
-            max_examples=60, stateful_step_count=120, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -12,7 +12,7 @@ from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quaranti
 from control_plane.domain.manifest import Manifest, check_calibrator
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId
 from control_plane.registry import surfaces
-from control_plane.registry.tables import ModelVersionRow, QuarantineRow
+from control_plane.registry.tables import ModelVersionRow, QuarantineRow, SurfaceRow
 
 PART_COLUMNS = {
     Part.TRUNK: ModelVersionRow.trunk,
@@ -90,6 +90,19 @@ def changed_parts(session: Session, *, before: VersionId, after: VersionId) -> t
     return tuple(part for part, was, becomes in pairs if was != becomes)
 
 
+def proven_parts(session: Session, version: ModelVersion) -> frozenset[Digest]:
+    """Those of its digests that what is stable on some surface has, too."""
+    stables = select(SurfaceRow.stable)
+    shared = [
+        exists().where(column == version.digest_of_part(part), ModelVersionRow.version_id.in_(stables))
+        for part, column in PART_COLUMNS.items()
+    ]
+    found = session.execute(select(*shared)).one()
+    return frozenset(
+        version.digest_of_part(part) for part, is_shared in zip(PART_COLUMNS, found, strict=True) if is_shared
+    )
+
+
 def known_version_ids(session: Session) -> frozenset[VersionId]:
     return frozenset(VersionId(version_id) for version_id in session.scalars(select(ModelVersionRow.version_id)))
 
@@ -138,20 +151,25 @@ def _check_fits(session: Session, manifest: Manifest) -> None:
     check_calibrator(manifest)
     if not manifest.model_name.isprintable():
         raise InvalidManifest("model_name", f"must be printable, not {manifest.model_name!r}")
-    surface = surfaces.get(session, version.surface)
-    missing = [view_type for view_type in surface.view_types if view_type not in manifest.view_types]
+    view_types, signature = _surfaces_own(session, version.surface, manifest.model_name)
+    missing = [view_type for view_type in view_types if view_type not in manifest.view_types]
     if missing:
-        raise InvalidManifest("view_types", f"{surface.surface} also serves {', '.join(missing)}")
-    signature = session.scalar(
-        select(ModelVersionRow.feature_signature)
-        .where(ModelVersionRow.surface == version.surface, ModelVersionRow.model_name == manifest.model_name)
-        .limit(1)
-    )
+        raise InvalidManifest("view_types", f"{version.surface} also serves {', '.join(missing)}")
     if signature is not None and signature != version.feature_signature:
         raise InvalidManifest(
             "digests.feature_signature",
             f"{manifest.model_name} on {version.surface} takes inputs {signature}; others need another model_name",
         )
+
+
+def _surfaces_own(session: Session, surface: Surface, model_name: str) -> tuple[Sequence[str], str | None]:
+    """A surface's view types, and the inputs that a model of this name takes on it, if it has one."""
+    same_name = (ModelVersionRow.surface == surface, ModelVersionRow.model_name == model_name)
+    signature = select(ModelVersionRow.feature_signature).where(*same_name).limit(1).scalar_subquery()
+    found = session.execute(select(SurfaceRow.view_types, signature).where(SurfaceRow.surface == surface)).one_or_none()
+    if found is None:
+        return surfaces.get(session, surface).view_types, None  # which says that there is no such surface
+    return found[0], found[1]
 
 
 def _take_over(known: ModelVersionRow, manifest: Manifest) -> None:

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import duckdb
 import numpy as np
@@ -121,33 +122,74 @@ def moments(log: EventLog, query: MomentsQuery) -> Moments:
         raise LogUnavailable(str(log.root), str(error).partition("\n")[0]) from error
 
 
+class MomentsReader:
+    """Moments of one rollout after another, for one thread: what they share of the log is read once.
+
+    The log is looked at anew every `looks_at_once` rollouts. The same events give the bits that `moments` gives.
+    """
+
+    def __init__(self, log: EventLog, *, looks_at_once: int = 64) -> None:
+        self._log = log
+        self._looks_at_once = looks_at_once
+        self._looks_left = 0
+        self._sql: PartitionQuery | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sql is not None:
+            self._sql.close()
+
+    def moments(self, query: MomentsQuery) -> Moments:
+        if self._sql is None:
+            self._sql = PartitionQuery(self._log.root / "scratch", keeps_rows=True)
+        if self._looks_left == 0:
+            self._snapshot = self._log.snapshot()
+            self._looks_left = self._looks_at_once
+        self._looks_left -= 1
+        try:
+            return _summed(self._log, query, self._snapshot, self._sql)
+        except duckdb.Error:  # files that were swept meanwhile, or a connection that is of no use any more
+            self._sql.close()
+            self._sql = None
+            self._looks_left = 0
+            return moments(self._log, query)
+
+
 def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
+    with PartitionQuery(log.root / "scratch") as sql:
+        return _summed(log, query, snapshot, sql)
+
+
+def _summed(log: EventLog, query: MomentsQuery, snapshot: Snapshot, sql: PartitionQuery) -> Moments:
     assembly = _Assembly(query)
     scope = query.scope
-    with PartitionQuery(log.root / "scratch") as sql:
-        for shards in shard_groups(snapshot):
-            reader = ShardSums(
+    for shards in shard_groups(snapshot):
+        reader = ShardSums(
+            log,
+            snapshot,
+            scope,
+            shards=shards,
+            days=query.days,
+            generations=query.shares,
+            since_ms=query.since_ms,
+            as_of_ms=query.as_of_ms,
+        )
+        assembly.add(*reader.read(sql))
+        if query.pre_period_days and query.bands.cuts_bp:  # in the shadow already, when nothing waits for it
+            before = ShardSums(
                 log,
                 snapshot,
                 scope,
                 shards=shards,
-                days=query.days,
-                generations=query.shares,
-                since_ms=query.since_ms,
+                days=query.days_before,
                 as_of_ms=query.as_of_ms,
+                bands=query.bands,
             )
-            assembly.add(*reader.read(sql))
-            if query.pre_period_days and query.bands.cuts_bp:  # in the shadow already, when nothing waits for it
-                before = ShardSums(
-                    log,
-                    snapshot,
-                    scope,
-                    shards=shards,
-                    days=query.days_before,
-                    as_of_ms=query.as_of_ms,
-                    bands=query.bands,
-                )
-                assembly.add(*before.read(sql))
+            assembly.add(*before.read(sql))
     return assembly.moments()
 
 

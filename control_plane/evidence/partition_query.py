@@ -231,9 +231,13 @@ class Bands:
 
 
 class PartitionQuery:
-    """One DuckDB connection, for one thread, that sums one set of partitions after another."""
+    """One DuckDB connection, for one thread, that sums one set of partitions after another.
 
-    def __init__(self, scratch: Path) -> None:
+    With `keeps_rows` it keeps the events of the files it read last, in the order of their surfaces, for whoever asks
+    for another part of the same files.
+    """
+
+    def __init__(self, scratch: Path, *, keeps_rows: bool = False) -> None:
         config: dict[str, str | bool | int | float | list[str]] = {
             "threads": THREADS,
             "memory_limit": MEMORY_LIMIT,
@@ -241,6 +245,11 @@ class PartitionQuery:
         }
         self._connection = duckdb.connect(":memory:", config=config)
         self._connection.execute(SETTINGS + MACROS)
+        self._keeps_rows = keeps_rows
+        self._kept: dict[EventKind, tuple[Sequence[str], str]] = {}
+
+    def close(self) -> None:
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -248,7 +257,7 @@ class PartitionQuery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        self.close()
 
     def sums(
         self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, since_ms: int, as_of_ms: int
@@ -257,7 +266,7 @@ class PartitionQuery:
         self._parameters = {
             **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "home_arm": HOME_ARM
         }  # fmt: skip
-        once = {kind: self._once(kind, files.get(kind, ())) for kind in EventKind}
+        once = {kind: self._rows(kind, files.get(kind, ())) for kind in EventKind}
         self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM))
         self._run(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
         self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
@@ -272,7 +281,7 @@ class PartitionQuery:
     ) -> Sums:
         """Sum all exposures of the surface by their users' bands, with the labels matured by `as_of_ms`."""
         self._parameters = {**scope.parameters(), "since_ms": 0, "as_of_ms": as_of_ms, "home_arm": HOME_ARM}
-        once = {kind: self._once(kind, files.get(kind, ())) for kind in (EventKind.EXPOSURE, EventKind.ENGAGEMENT)}
+        once = {kind: self._rows(kind, files.get(kind, ())) for kind in (EventKind.EXPOSURE, EventKind.ENGAGEMENT)}
         self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ANY_ARM))
         self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
         user_N = np.asarray(self._run("SELECT DISTINCT user_key FROM labelled").fetchnumpy()["user_key"], np.uint64)
@@ -280,6 +289,19 @@ class PartitionQuery:
         before_keys, before = self._table(BEFORE, keys=3)
         self._connection.unregister("banded")
         return add_up([replace(no_sums(), before_keys=before_keys, before=before)])
+
+    def _rows(self, kind: EventKind, files: Sequence[str]) -> str:
+        """The same as `_once`, read from what was kept or kept for the next one."""
+        if not self._keeps_rows:
+            return self._once(kind, files)
+        known, relation = self._kept.get(kind, (None, ""))
+        if known != files:
+            table = f"kept_{kind.value}"
+            once = self._once(kind, files)
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {once} ORDER BY surface")
+            relation = f"SELECT * FROM {table}"
+            self._kept[kind] = list(files), relation
+        return relation
 
     def _once(self, kind: EventKind, files: Sequence[str]) -> str:
         """A relation in which each event of these files is there once."""

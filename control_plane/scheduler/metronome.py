@@ -102,7 +102,13 @@ class Metronome:
         live_since = datetime.now(UTC) - self._silent
         with self._keeper.keeping(self.epoch):
             report = tick(
-                self._sessions, self._log, now=now, live_since=live_since, epoch=self.epoch, sources=self._sources
+                self._sessions,
+                self._log,
+                now=now,
+                live_since=live_since,
+                epoch=self.epoch,
+                sources=self._sources,
+                on_progress=self._keeper.get_on,
             )
         with self._sessions.writing() as session:
             leases.note_tick(session, LEASE, self.epoch, now)

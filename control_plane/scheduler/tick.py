@@ -1,21 +1,19 @@
 """One pass: queues move on, stages begin that runtimes serve; then, of what is due, load, judge, decide, apply."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-
-from sqlalchemy.orm import Session
 
 from control_plane import failpoints
 from control_plane.domain.decision import Decision, Readiness, decide, parts_to_quarantine
 from control_plane.domain.errors import ControlPlaneError, Deposed, Frozen, StaleGeneration
-from control_plane.domain.model_version import Digest, ModelVersion, Part
+from control_plane.domain.model_version import Digest, ModelVersion
 from control_plane.domain.moments import Health
 from control_plane.domain.readings import Reading
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId, Stage, back_from_home, stage_of
 from control_plane.domain.verdict import Verdict
-from control_plane.evidence.aggregate import MomentsQuery, moments
+from control_plane.evidence.aggregate import MomentsQuery, MomentsReader
 from control_plane.evidence.event_log import EventLog
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
@@ -44,7 +42,7 @@ class Loaded:
     generation: int
     candidate: ModelVersion
     stable: ModelVersion
-    proven: frozenset[Digest]  # every part of what is stable anywhere
+    proven: frozenset[Digest]  # of the candidate's parts, those that something stable has, too
     readiness: Readiness
     health: Health
     query: MomentsQuery
@@ -75,38 +73,64 @@ def tick(
     live_since: datetime,
     epoch: int | None,
     sources: Mapping[str, Source] = NO_SOURCES,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> TickReport:
     """Check every rollout that is due; one that fails keeps its lease unrenewed and does not stop the others.
 
     `live_since` is the wall time since when a runtime must have reported to count as live.
-    `sources` is where external metrics are read. `Deposed` is raised at once: another scheduler acts.
+    `sources` is where external metrics are read; `on_progress` is called before each rollout. `Deposed` is raised at
+    once: another scheduler acts.
     """
     report = TickReport()
     dequeue(sessions, report, now=now, epoch=epoch)
-    begin_stages(sessions, now=now, live_since=live_since, epoch=epoch)
+    begin_stages(sessions, now=now, live_since=live_since, epoch=epoch, on_progress=on_progress)
     with sessions.reading() as session:
         due = rollouts.due(session, now=now)
     external = read_external(sessions, sources, due, phases=JUDGED, now=now)
-    for rollout_id in due:
-        try:
-            command = check(
-                sessions, log, rollout_id, external.get(rollout_id), now=now, live_since=live_since, epoch=epoch
+    with MomentsReader(log) as reader:
+        for rollout_id in due:
+            on_progress()
+            _check_one(
+                report,
+                sessions,
+                reader,
+                rollout_id,
+                external.get(rollout_id),
+                now=now,
+                live_since=live_since,
+                epoch=epoch,
             )
-        except Deposed:
-            raise
-        except (StaleGeneration, Frozen):
-            report.overtaken.append(rollout_id)  # a person moved while we judged: look again next tick
-        except ControlPlaneError as error:
-            logger.warning("rollout %s could not be checked: %s", rollout_id, error)
-            report.failed[rollout_id] = str(error)
-        except Exception as error:
-            logger.exception("rollout %s could not be checked", rollout_id)
-            report.failed[rollout_id] = f"{type(error).__name__}: {error}"
-        else:
-            report.checked += 1
-            if command is not None:
-                report.commands[rollout_id] = command
     return report
+
+
+def _check_one(
+    report: TickReport,
+    sessions: Sessions,
+    reader: MomentsReader,
+    rollout_id: RolloutId,
+    external: External | None,
+    *,
+    now: datetime,
+    live_since: datetime,
+    epoch: int | None,
+) -> None:
+    """Check a rollout, and report what became of it; only `Deposed` is raised."""
+    try:
+        command = check(sessions, reader, rollout_id, external, now=now, live_since=live_since, epoch=epoch)
+    except Deposed:
+        raise
+    except (StaleGeneration, Frozen):
+        report.overtaken.append(rollout_id)  # a person moved while we judged: look again next tick
+    except ControlPlaneError as error:
+        logger.warning("rollout %s could not be checked: %s", rollout_id, error)
+        report.failed[rollout_id] = str(error)
+    except Exception as error:
+        logger.exception("rollout %s could not be checked", rollout_id)
+        report.failed[rollout_id] = f"{type(error).__name__}: {error}"
+    else:
+        report.checked += 1
+        if command is not None:
+            report.commands[rollout_id] = command
 
 
 def dequeue(sessions: Sessions, report: TickReport, *, now: datetime, epoch: int | None) -> None:
@@ -127,11 +151,19 @@ def dequeue(sessions: Sessions, report: TickReport, *, now: datetime, epoch: int
                 report.dequeued.append(rollout.rollout_id)
 
 
-def begin_stages(sessions: Sessions, *, now: datetime, live_since: datetime, epoch: int | None) -> None:
+def begin_stages(
+    sessions: Sessions,
+    *,
+    now: datetime,
+    live_since: datetime,
+    epoch: int | None,
+    on_progress: Callable[[], None] = lambda: None,
+) -> None:
     """Note the stages that nearly all live runtimes serve by now, whether or not their next check is due."""
     with sessions.reading() as session:
         served = gates.acknowledged_stages(session, live_since=live_since)
     for rollout_id, generation in served.items():
+        on_progress()
         try:
             with sessions.writing() as session:
                 rollouts.acknowledge(session, rollout_id, seen_generation=generation, at=now, epoch=epoch)
@@ -143,7 +175,7 @@ def begin_stages(sessions: Sessions, *, now: datetime, live_since: datetime, epo
 
 def check(
     sessions: Sessions,
-    log: EventLog,
+    reader: MomentsReader,
     rollout_id: RolloutId,
     external: External | None,
     *,
@@ -154,7 +186,7 @@ def check(
     loaded = load(sessions, rollout_id, now=now, live_since=live_since)
     failpoints.reach("tick.loaded")
     readings = () if external is None else external.of(loaded.rollout, generation=loaded.generation)
-    judged = judge_evidence(loaded, log, readings)
+    judged = judge_evidence(loaded, reader, readings)
     failpoints.reach("tick.judged")
     verdict = None if judged is None else judged.verdict
     decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=now)
@@ -171,15 +203,16 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
         if (home_since := state.home_since(now=now)) is not None:
             rollout = back_from_home(rollout, home_since=home_since, now=now)
         started_at = rollout.started_at if rollout.started_at is not None else rollout.created_at
+        candidate = model_versions.get(session, rollout.candidate).manifest.version
         readiness = gates.readiness(session, rollout, now=now, live_since=live_since)
         begun = rollout if rollout.acknowledged_at is not None else replace(rollout, acknowledged_at=now)
         return Loaded(
             rollout=rollout,
             stage=stage_of(begun, generation=state.generation),
             generation=state.generation,
-            candidate=model_versions.get(session, rollout.candidate).manifest.version,
+            candidate=candidate,
             stable=model_versions.get(session, rollout.stable).manifest.version,
-            proven=_proven(session),
+            proven=model_versions.proven_parts(session, candidate),
             readiness=readiness,
             health=runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since),
             query=MomentsQuery(
@@ -199,12 +232,12 @@ def load(sessions: Sessions, rollout_id: RolloutId, *, now: datetime, live_since
         )
 
 
-def judge_evidence(loaded: Loaded, log: EventLog, readings: tuple[Reading, ...] = ()) -> Judged | None:
+def judge_evidence(loaded: Loaded, reader: MomentsReader, readings: tuple[Reading, ...] = ()) -> Judged | None:
     """None before the candidate has scored anything, for there is nothing to judge yet."""
     if loaded.rollout.serving_phase not in JUDGED:
         return None
     plan, stage = loaded.rollout.plan, loaded.stage
-    evidence_now = moments(log, loaded.query)
+    evidence_now = reader.moments(loaded.query)
     return Judged(
         verdict=judge(plan, stage, evidence_now, loaded.health, readings),
         inputs=pack(plan, stage, evidence_now, loaded.health, readings),
@@ -232,7 +265,7 @@ def apply(
             raise StaleGeneration(rollout.surface, seen=loaded.generation, current=state.generation)
         verdict_id = None
         if judged is None:
-            rollouts.set_next_check(session, rollout.rollout_id, now)
+            rollouts.set_next_check(session, rollout.rollout_id, now, epoch=epoch)
         else:
             verdict_id = evidence.record_verdict(
                 session,
@@ -269,12 +302,6 @@ def apply(
                 weight_bp=decision.weight_bp,
             )
     return decision.command
-
-
-def _proven(session: Session) -> frozenset[Digest]:
-    stable_ids = {state.stable for state in surfaces.list_surfaces(session) if state.stable is not None}
-    versions = [model_versions.get(session, version_id).manifest.version for version_id in sorted(stable_ids)]
-    return frozenset(version.digest_of_part(part) for version in versions for part in Part)
 
 
 def _comes_back(state: SurfaceState, loaded: Loaded, judged: Judged | None, decision: Decision, now: datetime) -> bool:

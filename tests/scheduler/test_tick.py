@@ -6,6 +6,7 @@ import pytest
 from control_plane.domain.decision import Decision
 from control_plane.domain.errors import Deposed, StaleGeneration
 from control_plane.domain.rollout import Command, Phase, RolloutId
+from control_plane.evidence.aggregate import MomentsReader
 from control_plane.guardrails.replay import replay
 from control_plane.registry import evidence, leases, rollouts
 from control_plane.scheduler.aggregator import aggregate_once
@@ -89,7 +90,7 @@ def test_result_is_dropped_when_generation_moved_while_judging(world: World) -> 
     rollout_id = in_shadow(world)
     world.heartbeat()
     loaded = load(world.sessions, rollout_id, now=world.now, live_since=world.now - HOUR)
-    judged = judge_evidence(loaded, world.log)
+    judged = judge_evidence(loaded, MomentsReader(world.log))
     with world.sessions.writing() as session:
         rollouts.apply_command(session, rollout_id, Command.HOLD, by="ann", now=world.now, reason="look")
 

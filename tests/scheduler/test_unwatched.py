@@ -7,6 +7,7 @@ import pytest
 from control_plane.domain.decision import Decision
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.verdict import Rule
+from control_plane.evidence.aggregate import MomentsReader
 from control_plane.registry import evidence, history, rollouts
 from control_plane.registry.history import Entry
 from control_plane.scheduler.tick import apply, judge_evidence, load
@@ -81,7 +82,7 @@ def test_a_verdict_to_advance_waits_until_the_candidate_is_back(world: World) ->
     step = world.rollout(rollout_id).step
     unwatched(world)
     loaded = load(world.sessions, rollout_id, now=world.now, live_since=world.now - HOUR)
-    judged = judge_evidence(loaded, world.log)
+    judged = judge_evidence(loaded, MomentsReader(world.log))
 
     decision = Decision(command=Command.ADVANCE, reason="shown safe")
     applied = apply(world.sessions, loaded, judged, decision, now=world.now, epoch=None)
@@ -96,7 +97,7 @@ def test_a_roll_back_does_not_wait(world: World) -> None:
     generation = world.surface("home_feed").generation
     unwatched(world)
     loaded = load(world.sessions, rollout_id, now=world.now, live_since=world.now - HOUR)
-    judged = judge_evidence(loaded, world.log)
+    judged = judge_evidence(loaded, MomentsReader(world.log))
 
     decision = Decision(command=Command.ROLL_BACK, reason="harm")
     applied = apply(world.sessions, loaded, judged, decision, now=world.now, epoch=None)

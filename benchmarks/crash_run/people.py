@@ -18,7 +18,7 @@ from control_plane.clock import Clock
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
-from control_plane.domain.rollout import Command, Phase, Rollout
+from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout
 from control_plane.registry import freezes, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 
@@ -78,8 +78,8 @@ class People(threading.Thread):
 
     def _act(self) -> None:
         deed = self._chance.choices(
-            (self._command, self._create, self._press, self._quarantine, self._freeze, self._adopt),
-            weights=(60, 30, 2, 3, 3, 2),
+            (self._command, self._create, self._press, self._quarantine, self._freeze, self._adopt, self._restart),
+            weights=(60, 30, 2, 3, 3, 2, 2),
         )[0]
         deed()
 
@@ -114,13 +114,24 @@ class People(threading.Thread):
         surface = self._a_surface()
         with self._sessions.reading() as session:
             is_busy = surfaces.get(session, surface).rollout_id is not None
-        if is_busy and self._chance.random() < 0.9:
+            waiting = len(rollouts.list_queued(session, surface))
+        if is_busy and self._chance.random() < 0.8:
             return
-        candidate = self._register(surface)
-        approvals = self._chance.choice((0, 0, 1))
-        plan = a_plan_mapping(approvals=approvals)
-        body = {"surface": surface, "candidate": candidate, "plan": plan}
+        on_busy = self._chance.choices(list(OnBusy), weights=(2, 8 if waiting < 2 else 0, 1))[0]
+        body = {
+            "surface": surface,
+            "candidate": self._register(surface),
+            "plan": a_plan_mapping(approvals=self._chance.choice((0, 0, 1))),
+            "on_busy": on_busy.value,
+        }
         self._ask("POST", "/v1/rollouts", body, must_show=False, by=self._chance.choice(CREATORS), has_reason=False)
+
+    def _restart(self) -> None:
+        with self._sessions.reading() as session:
+            active = rollouts.list_rollouts(session, active_only=True)
+        if active:
+            rollout = self._chance.choice(active)
+            self._ask("POST", f"/v1/rollouts/{rollout.rollout_id}/restart", {}, must_show=True)
 
     def _register(self, surface: Surface) -> VersionId:
         """Trunks are shared: several of a run's versions, over all surfaces, carry the same one."""

@@ -6,9 +6,17 @@ SPLIT_CHANGED = "surefoot.split.changed"
 ROLLOUT = "surefoot.rollout"  # and the phase it has come to: surefoot.rollout.held
 QUARANTINED = "surefoot.quarantine.added"
 RELEASED = "surefoot.quarantine.released"
+FREEZE_DECLARED = "surefoot.freeze.declared"
+FREEZE_LIFTED = "surefoot.freeze.lifted"
+FREEZE_OVERRULED = "surefoot.freeze.overruled"
 TEST = "surefoot.webhook.test"  # sent by hand only, whatever a subscriber asks for
 
-TYPES = (SPLIT_CHANGED, *(f"{ROLLOUT}.{phase.value}" for phase in Phase), QUARANTINED, RELEASED)
+TYPES = (
+    SPLIT_CHANGED,
+    *(f"{ROLLOUT}.{phase.value}" for phase in Phase),
+    *(QUARANTINED, RELEASED),
+    *(FREEZE_DECLARED, FREEZE_LIFTED, FREEZE_OVERRULED),
+)
 
 
 def matches(pattern: str, event_type: str) -> bool:

@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from control_plane.domain import event_types
 from control_plane.domain.errors import Forbidden, InvalidField, UnknownName
 from control_plane.domain.freeze import Calendar, Freeze, StandingFreeze, ends_last
 from control_plane.domain.model_version import Surface
 from control_plane.registry import calendars, changes, outbox, surfaces
 from control_plane.registry.tables import FreezeRow
 
-DECLARED, LIFTED, OVERRULED = "surefoot.freeze.declared", "surefoot.freeze.lifted", "surefoot.freeze.overruled"
 EVERY_SURFACE = "all surfaces"  # the subject of an event
 MAX_REACH = timedelta(days=3_650)  # a calendar is computed from its beginning on
 
@@ -85,7 +85,15 @@ def declare(
     session.add(row)
     session.flush()
     freeze = _freeze_of(row)
-    _tell(session, DECLARED, f"freeze/{freeze.freeze_id}/declared", freeze, at=now, by=by, reason=reason)
+    _tell(
+        session,
+        event_types.FREEZE_DECLARED,
+        f"freeze/{freeze.freeze_id}/declared",
+        freeze,
+        at=now,
+        by=by,
+        reason=reason,
+    )
     return freeze
 
 
@@ -108,7 +116,7 @@ def lift(
     row.lifted_at, row.lifted_by, row.lift_reason = now, by, reason
     session.flush()
     lifted = replace(freeze, lifted_at=now, lifted_by=by, lift_reason=reason)
-    _tell(session, LIFTED, f"freeze/{freeze_id}/lifted", lifted, at=now, by=by, reason=reason)
+    _tell(session, event_types.FREEZE_LIFTED, f"freeze/{freeze_id}/lifted", lifted, at=now, by=by, reason=reason)
     return lifted
 
 
@@ -192,7 +200,7 @@ def _tell_overruled(
     outbox.append(
         session,
         event_id=f"freeze/{freeze.freeze_id}/overruled/{surface}/{generation}",
-        kind=OVERRULED,
+        kind=event_types.FREEZE_OVERRULED,
         subject=surface,
         at=now,
         data={"freeze_id": freeze.freeze_id, "surface": surface, "by": by, "reason": reason},
@@ -220,4 +228,5 @@ def _tell(session: Session, kind: str, event_id: str, freeze: Freeze, *, at: dat
             "by": by,
             "reason": reason,
         },
+        ordering_key=f"freeze/{freeze.freeze_id}",  # its row is locked, and no surface's when it is lifted
     )

@@ -22,6 +22,11 @@ VERBS = {
     Phase.EXPIRED: "has expired at {share}",
     Phase.ROLLED_BACK: "was rolled back",
 }
+FREEZES = {
+    event_types.FREEZE_DECLARED: "{surface}: frozen, freeze {freeze_id}",
+    event_types.FREEZE_LIFTED: "{surface}: freeze {freeze_id} was lifted",
+    event_types.FREEZE_OVERRULED: "{surface}: freeze {freeze_id} was overruled",
+}
 MARKS = {Phase.ROLLED_BACK: ":leftwards_arrow_with_hook:", Phase.HELD: ":raised_hand:", Phase.EXPIRED: ":hourglass:"}
 
 
@@ -51,6 +56,8 @@ def _headline(event: Mapping[str, Any]) -> str:
         return f"{data['digest'][:DIGEST_CHARACTERS]} is quarantined and serves nowhere"
     if kind == event_types.RELEASED:
         return f"{data['digest'][:DIGEST_CHARACTERS]} is out of quarantine"
+    if kind in FREEZES:
+        return FREEZES[kind].format(surface=event["subject"], freeze_id=data["freeze_id"])
     if kind == event_types.SPLIT_CHANGED:
         return _split_headline(event["subject"], data["split"])
     return f"{event['subject']}: {kind}"

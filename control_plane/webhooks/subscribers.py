@@ -31,7 +31,8 @@ class Format(StrEnum):
 
 DEFAULT_EVENTS = {
     Format.CLOUDEVENTS: ("*",),
-    Format.SLACK: (f"{event_types.ROLLOUT}.*", "surefoot.quarantine.*"),  # a split says the same once more
+    # Not splits, which say once more what a rollout says.
+    Format.SLACK: (f"{event_types.ROLLOUT}.*", "surefoot.quarantine.*", "surefoot.freeze.*"),
 }
 
 

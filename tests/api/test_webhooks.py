@@ -61,7 +61,10 @@ def test_subscribers_are_listed_with_what_they_wait_for_and_without_secrets(
 
     oncall, people = answer.json()["webhooks"]
     assert (oncall["name"], oncall["pending"], oncall["dead"], oncall["is_signed"]) == ("oncall", 0, 2, True)
-    assert (people["format"], people["events"]) == ("slack", ["surefoot.rollout.*", "surefoot.quarantine.*"])
+    assert (people["format"], people["events"]) == (
+        "slack",
+        ["surefoot.rollout.*", "surefoot.quarantine.*", "surefoot.freeze.*"],
+    )
     assert "a-secret-path" not in answer.text
     assert in_text(KEY) not in answer.text
 

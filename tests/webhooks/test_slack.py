@@ -57,6 +57,9 @@ def test_every_phase_has_words(phase: Phase) -> None:
             ),
             "home_feed: generation 9, stable a1, candidate b2 at 1 %",
         ),
+        (an_event(event_types.FREEZE_DECLARED, freeze_id=3), "home_feed: frozen, freeze 3: CTR fell"),
+        (an_event(event_types.FREEZE_LIFTED, "all surfaces", freeze_id=3), "all surfaces: freeze 3 was lifted"),
+        (an_event(event_types.FREEZE_OVERRULED, freeze_id=3), "home_feed: freeze 3 was overruled"),
         (an_event(event_types.TEST, subject="oncall"), "oncall: surefoot.webhook.test"),
     ],
 )

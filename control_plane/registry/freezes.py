@@ -14,6 +14,8 @@ from control_plane.domain.model_version import Surface
 from control_plane.registry import calendars, changes, outbox, surfaces
 from control_plane.registry.tables import FreezeRow
 
+DECLARED, LIFTED = event_types.FREEZE_DECLARED, event_types.FREEZE_LIFTED
+OVERRULED = event_types.FREEZE_OVERRULED
 EVERY_SURFACE = "all surfaces"  # the subject of an event
 MAX_REACH = timedelta(days=3_650)  # a calendar is computed from its beginning on
 
@@ -85,15 +87,7 @@ def declare(
     session.add(row)
     session.flush()
     freeze = _freeze_of(row)
-    _tell(
-        session,
-        event_types.FREEZE_DECLARED,
-        f"freeze/{freeze.freeze_id}/declared",
-        freeze,
-        at=now,
-        by=by,
-        reason=reason,
-    )
+    _tell(session, DECLARED, f"freeze/{freeze.freeze_id}/declared", freeze, at=now, by=by, reason=reason)
     return freeze
 
 
@@ -116,7 +110,7 @@ def lift(
     row.lifted_at, row.lifted_by, row.lift_reason = now, by, reason
     session.flush()
     lifted = replace(freeze, lifted_at=now, lifted_by=by, lift_reason=reason)
-    _tell(session, event_types.FREEZE_LIFTED, f"freeze/{freeze_id}/lifted", lifted, at=now, by=by, reason=reason)
+    _tell(session, LIFTED, f"freeze/{freeze_id}/lifted", lifted, at=now, by=by, reason=reason)
     return lifted
 
 
@@ -200,7 +194,7 @@ def _tell_overruled(
     outbox.append(
         session,
         event_id=f"freeze/{freeze.freeze_id}/overruled/{surface}/{generation}",
-        kind=event_types.FREEZE_OVERRULED,
+        kind=OVERRULED,
         subject=surface,
         at=now,
         data={"freeze_id": freeze.freeze_id, "surface": surface, "by": by, "reason": reason},

@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from control_plane.domain import event_types
 from control_plane.domain.errors import Forbidden, Frozen, InvalidField, UnknownName
 from control_plane.domain.freeze import Calendar, Freeze, StandingFreeze
 from control_plane.domain.model_version import Surface
-from control_plane.registry import changes, freezes, rollouts
+from control_plane.registry import changes, freezes, outbox, rollouts
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import FreezeRow, OutboxRow
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_version
@@ -172,7 +173,7 @@ class TestOverruling:
         grow(sessions, groups=ONCALL, reason="hotfix for scrambled scores")
 
         with sessions.reading() as session:
-            (event,) = told(session, freezes.OVERRULED)
+            (event,) = told(session, event_types.FREEZE_OVERRULED)
         assert event["subject"] == HOME_FEED
         assert event["data"] == {
             "freeze_id": freeze.freeze_id,
@@ -209,7 +210,7 @@ class TestLifting:
 
         with sessions.reading() as session:
             assert second == first == freezes.get(session, freeze_id)
-            assert len(told(session, freezes.LIFTED)) == 1
+            assert len(told(session, event_types.FREEZE_LIFTED)) == 1
 
     @pytest.mark.parametrize(("name", "groups"), [("ann", ()), ("legal", ()), ("bob", ONCALL)])
     def test_owner_declarer_and_bypass_group_may_lift(
@@ -243,7 +244,11 @@ class TestDeclaring:
             freezes.lift(session, freeze.freeze_id, by="ann", reason="shipped", now=LATER)
 
         with sessions.reading() as session:
-            (declaring,), (lifting,) = told(session, freezes.DECLARED), told(session, freezes.LIFTED)
+            entries = outbox.read(session)
+            (declaring,), (lifting,) = (
+                told(session, event_types.FREEZE_DECLARED),
+                told(session, event_types.FREEZE_LIFTED),
+            )
         assert declaring["id"] == f"freeze/{freeze.freeze_id}/declared"
         assert declaring["subject"] == "all surfaces"
         assert declaring["data"] == {
@@ -260,6 +265,8 @@ class TestDeclaring:
             "reason": "code freeze",
         }
         assert (lifting["data"]["by"], lifting["data"]["reason"]) == ("ann", "shipped")
+        keys = {entry.ordering_key for entry in entries if entry.kind.startswith("surefoot.freeze.")}
+        assert keys == {f"freeze/{freeze.freeze_id}"}, "told in the order in which they came"
 
     @pytest.mark.parametrize(
         ("given", "field"),

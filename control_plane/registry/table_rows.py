@@ -56,7 +56,7 @@ def write(connection: Connection, rows: Iterable[Row]) -> None:
 
 def save(file: IO[bytes], revision: str, rows: Iterable[Row]) -> None:
     """Rows as compressed JSON lines, after a line that names the schema's revision."""
-    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=5, mtime=0) as packed:
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed:
         packed.write(_line({"format": FORMAT, "revision": revision}))
         for name, row in rows:
             packed.write(_line({"table": name, "row": {key: _told(value) for key, value in row.items()}}))

@@ -90,15 +90,16 @@ class World:
         return not any(_serves(runtime, wanted) for runtime in runtimes)
 
     def _is_on_its_way(self, rollout: Json) -> bool:
-        """Free to start, loading, or not yet looked at since it loaded."""
+        """Free to start, loading, not known to serve its stage, or not yet looked at since it loaded."""
         match rollout["phase"]:
             case "pending":
                 blocked = self.control.get(f"/v1/releases/{rollout['release_id']}")["blocked"]
                 return rollout["surface"] not in blocked
             case "warming":
                 return True
-            case "shadow":
-                return bool(self.control.rollout(rollout["rollout_id"])["verdict"] is None)
+            case "shadow" | "ramping" | "watching":
+                found = self.control.rollout(rollout["rollout_id"])
+                return found["stage_began_at"] is None or found["verdict"] is None
             case _:
                 return False
 

@@ -1,5 +1,6 @@
 """What keeps a rollout from growing, beside the judge: freezes, cool-down, runtimes that lag behind; and restarts."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from control_plane.domain.errors import (
     MissingVerdict,
     StaleGeneration,
 )
-from control_plane.domain.model_version import Surface
+from control_plane.domain.model_version import Part, Surface, digest_of
 from control_plane.domain.plan import DAY
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.registry import evidence, freezes, gates, history, leases, rollouts, runtimes, surfaces
@@ -134,6 +135,19 @@ def test_an_abort_says_nothing_against_a_part(sessions: Sessions) -> None:
         rollout_id = a_rolled_back_trunk(session, Command.ABORT)
 
         assert readiness_of(session, rollout_id).cools_until is None
+
+
+def test_where_the_part_to_blame_was_quarantined_the_others_need_not_cool_down(sessions: Sessions) -> None:
+    """A new calibrator for the same trunk and export may start at once."""
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        first = scene.a_rollout_in(session, Phase.SHADOW, a_version("b", trunk="new"))
+        rollouts.apply_command(
+            session, first, Command.ROLL_BACK, by="scheduler", now=LATER, quarantine_parts=(Part.CALIBRATOR,)
+        )
+        mended = replace(a_version("b", trunk="new"), calibrator=digest_of(b"fitted anew"))
+
+        assert readiness_of(session, scene.a_pending_rollout(session, mended)).cools_until is None
 
 
 def test_what_stable_shares_never_cools_down(sessions: Sessions) -> None:

@@ -56,6 +56,19 @@ def test_a_check_alone_never_renews_a_lease_that_has_run_out(sessions: Sessions)
         assert surfaces.get(session, HOME_FEED).lease_renewed_at == NOON
 
 
+def test_time_at_home_is_kept_apart_from_the_rollouts_own(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        rollout_id = scene.a_rollout_in(session, Phase.RAMPING)
+
+        renewed(session, rollout_id)
+        rollout = rollouts.get(session, rollout_id)
+
+    at_home = LONG_AFTER - (NOON + UNWATCHED)
+    assert rollout.started_at == NOON
+    assert (rollout.counted_from, rollout.entered_at) == (NOON + at_home, NOON + at_home)
+
+
 @pytest.mark.parametrize("phase", [Phase.RAMPING, Phase.WATCHING, Phase.HELD, Phase.EXPIRED])
 def test_a_candidate_comes_back_under_a_new_generation_of_its_own(sessions: Sessions, phase: Phase) -> None:
     with sessions.writing() as session:

@@ -6,6 +6,7 @@ are light readers of the stream; some are the runtime's own clients. The clock s
 
 import argparse
 import json
+import math
 import os
 import socket
 import subprocess
@@ -31,9 +32,9 @@ from control_plane.registry.session import Sessions, make_engine, upgrade
 FEW, MANY = 200, 1_000  # subscribers of one worker
 RUNTIMES = 10  # of them, real clients
 APART_SECONDS = 0.4  # between two changes
-SETTLE_SECONDS = 3.0  # for the last one to arrive
+SETTLE_SECONDS = 2.0  # for the last one to arrive
 START_SECONDS = 60.0
-GIVE_UP_SECONDS = 30.0
+GIVE_UP_SECONDS = 15.0
 ROOT = Path(__file__).parents[1]
 
 Held = NewType("Held", list[list[tuple[int, int]]])  # by subscriber: when (monotonic ns), which generation
@@ -61,11 +62,12 @@ def main() -> None:
     ):
         ramp = Ramp(sessions)
         ramp.ramping()
-        few = delays(ramp, port, subscribers=FEW, changes=10 if is_quick else 60)
-        many = delays(ramp, port, subscribers=MANY, changes=8 if is_quick else 40)
-        rollback_ms = rollbacks(ramp, port, count=15 if is_quick else 200)
-        fallback_s = [seconds for push in (Push.SILENT, Push.CLOSED) for seconds in cut_push(ramp, port, push)]
-    _report(few, many, rollback_ms, fallback_s)
+        few = delays(ramp, port, subscribers=FEW, changes=8 if is_quick else 60)
+        many = delays(ramp, port, subscribers=MANY, changes=6 if is_quick else 40)
+        rollback_ms = rollbacks(ramp, port, count=15 if is_quick else 100)
+        wait_s = 5.0 if is_quick else GIVE_UP_SECONDS
+        cuts = [cut_push(ramp, port, push, wait_seconds=wait_s) for push in (Push.SILENT, Push.CLOSED)]
+    _report(few, many, rollback_ms, [seconds for found in cuts for seconds in found])
 
 
 def delays(ramp: Ramp, port: int, *, subscribers: int, changes: int) -> Delays:
@@ -99,7 +101,7 @@ def rollbacks(ramp: Ramp, port: int, *, count: int) -> list[float]:
     ):
         for _ in range(count):
             rollout_id = ramp.ramping()
-            time.sleep(0.05)
+            time.sleep(APART_SECONDS / 2)  # what came before has reached everyone
             started = time.perf_counter()
             answer = http.post(f"/v1/rollouts/{rollout_id}/commands", json={"command": "roll_back", "reason": "bad"})
             spent.append((time.perf_counter() - started) * 1e3)
@@ -109,18 +111,18 @@ def rollbacks(ramp: Ramp, port: int, *, count: int) -> list[float]:
     return spent
 
 
-def cut_push(ramp: Ramp, port: int, push: Push) -> list[float]:
-    """How long after a change, made as the push is cut, each real client holds it."""
+def cut_push(ramp: Ramp, port: int, push: Push, *, wait_seconds: float) -> list[float]:
+    """How long after a change, made as the push is cut, each real client holds it; inf for one that never does."""
     with Relay(port).running() as relay:
         url = f"http://127.0.0.1:{relay.port}"
         with subscribed("runtimes", "--url", url, "--surface", SURFACE, "--count", RUNTIMES) as runtimes:
             time.sleep(1.0)
             relay.cut(push)
             commit = ramp.grow()
-            time.sleep(GIVE_UP_SECONDS / 2)
+            time.sleep(wait_seconds)
             held = ended(runtimes)
     found = [_delays_ms(one, [commit])[0] for one in held]
-    return [GIVE_UP_SECONDS if delay is None else delay / 1e3 for delay in found]
+    return [math.inf if delay is None else delay / 1e3 for delay in found]
 
 
 @contextmanager

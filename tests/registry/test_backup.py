@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, event, select, update
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from control_plane.domain.errors import BackupFailed, InvalidBackup, RegistryUnavailable, TargetNotEmpty
+from control_plane.domain.errors import BackupFailed, InvalidBackup, RegistryFull, RegistryUnavailable, TargetNotEmpty
 from control_plane.domain.rollout import Command, Phase
 from control_plane.registry import history, leases, pg_tools, rollouts, soundness, surfaces, table_rows
 from control_plane.registry import restore as restoring
@@ -329,6 +331,29 @@ def test_a_registry_that_can_only_be_read_is_backed_up_and_not_restored_into(tmp
         restore(read_only, tmp_path / "backup", replace=True)
 
     read_only.dispose()
+
+
+def test_a_disk_that_is_full_leaves_the_target_of_a_restore_as_it_was(
+    on_sqlite: Engine, nothing: Engine, tmp_path: Path
+) -> None:
+    back_up(on_sqlite, tmp_path / "backup", now=NOON)
+    upgrade(nothing)
+    with Sessions(nothing).writing() as session:
+        scene.a_serving_surface(session)
+    before = everything(nothing)
+    nothing.dispose()
+    event.listen(nothing, "connect", allow_no_more_pages)
+
+    with pytest.raises(RegistryFull):
+        restore(nothing, tmp_path / "backup", replace=True)
+
+    assert everything(nothing) == before
+    assert problems(nothing) == []
+
+
+def allow_no_more_pages(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def test_a_copy_that_is_killed_midway_leaves_the_target_as_it_was(

@@ -1,9 +1,10 @@
 """What the judge said and what it saw. A stored verdict is a completed check: it renews the surface's lease."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
@@ -80,6 +81,17 @@ def inputs(session: Session, verdict_id: int) -> bytes:
 
 def latest(session: Session, rollout_id: RolloutId) -> StoredVerdict | None:
     return next(iter(list_verdicts(session, rollout_id, 1)), None)
+
+
+def latest_with(session: Session, rollout_id: RolloutId, marks: Sequence[str], *, since: datetime) -> datetime | None:
+    """When a verdict that holds one of these pieces of its JSON was stored last, from `since` on."""
+    return session.scalar(
+        select(func.max(VerdictRow.at)).where(
+            VerdictRow.rollout_id == rollout_id,
+            VerdictRow.at >= since,
+            or_(*(VerdictRow.verdict.contains(mark, autoescape=True) for mark in marks)),
+        )
+    )
 
 
 def list_verdicts(session: Session, rollout_id: RolloutId, limit: int = 100) -> list[StoredVerdict]:

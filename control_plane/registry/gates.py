@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 
 from control_plane.domain.decision import Readiness
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
-from control_plane.domain.surface_graph import blocked_by
 from control_plane.registry import cool_down, freezes, releases, runtimes
 from control_plane.registry.tables import RolloutRow, SurfaceRow
 
@@ -59,5 +58,4 @@ def blocker(session: Session, rollout: Rollout, *, now: datetime) -> str | None:
     """What a rollout that is still to start waits for in its release, in words."""
     if rollout.release_id is None or rollout.phase not in (Phase.QUEUED, Phase.PENDING):
         return None
-    edges = releases.edges(session, rollout.release_id)
-    return blocked_by(rollout.surface, edges, releases.progress(session, rollout.release_id), now=now)
+    return releases.blocker(session, rollout.release_id, rollout.surface, now=now)

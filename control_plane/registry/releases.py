@@ -1,7 +1,7 @@
 """How far each surface of a release is, and what it waits for. Reads only; `rollouts` is the writer."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -14,6 +14,7 @@ from control_plane.registry import commands, evidence, release_rows
 from control_plane.registry.tables import HistoryRow, SplitRow
 
 RED = frozenset({Rule.SAMPLE_RATIO, Rule.ERROR, Rule.STALE, Rule.LIMIT, Rule.MISSING_EVIDENCE})  # though they only hold
+RED_MARKS = ('"answer":"harm"', *(f'"rule":"{rule}"' for rule in sorted(RED)))  # of a stored verdict
 
 
 def edges(session: Session, release_id: int) -> tuple[Edge, ...]:
@@ -29,10 +30,16 @@ def blockers(
     session: Session, release: release_rows.Release, rollouts: Mapping[Surface, Rollout], *, now: datetime
 ) -> dict[Surface, str]:
     """What each surface that is still to start waits for, in words; those whose way is free are left out."""
-    reached = progress(session, release.release_id)
     waiting = [surface for surface, rollout in rollouts.items() if rollout.phase in (Phase.QUEUED, Phase.PENDING)]
-    found = {surface: blocked_by(surface, release.edges, reached, now=now) for surface in waiting}
-    return {surface: blocker for surface, blocker in found.items() if blocker is not None}
+    found = {surface: blocker(session, release.release_id, surface, now=now) for surface in waiting}
+    return {surface: blocked for surface, blocked in found.items() if blocked is not None}
+
+
+def blocker(session: Session, release_id: int, surface: Surface, *, now: datetime) -> str | None:
+    """What one surface waits for: its upstream's share, held for the edge's time and green all the while."""
+    release = release_rows.load(session, release_id)
+    blocked = blocked_by(surface, release.edges, progress(session, release_id), now=now)
+    return blocked if blocked is not None else _red_lately(session, release, surface, now)
 
 
 def _progress_of(session: Session, rollout: Rollout) -> Progress:
@@ -65,6 +72,21 @@ def _reached(session: Session, rollout: Rollout) -> tuple[tuple[int, datetime], 
         .order_by(SplitRow.candidate_bp)
     )
     return tuple((share_bp, at) for share_bp, at in rows)
+
+
+def _red_lately(session: Session, release: release_rows.Release, surface: Surface, now: datetime) -> str | None:
+    """Asked last, since it reads the verdicts of the whole time that a share was to be held."""
+    rollouts = release_rows.rollouts_of(session, release.release_id)
+    for edge in release.edges:
+        upstream = rollouts.get(edge.upstream)
+        if edge.downstream != surface or not edge.needs_green or upstream is None:
+            continue
+        since = now - timedelta(seconds=edge.held_seconds)
+        red_at = evidence.latest_with(session, upstream.rollout_id, RED_MARKS, since=since)
+        if red_at is not None and upstream.phase is not Phase.ROLLED_BACK:
+            held = f"{edge.upstream}'s guardrails to be green for {edge.held_seconds / 3600:g} h"
+            return f"{held}; they were not at {red_at:%d %b %H:%M} UTC"
+    return None
 
 
 def _is_green(verdict: Verdict) -> bool:

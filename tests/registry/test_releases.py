@@ -11,7 +11,7 @@ from control_plane.domain.model_version import Part, Surface, digest_of
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback, blocked_by
 from control_plane.domain.verdict import Answer, Finding, Outcome, Rule
-from control_plane.registry import evidence, history, release_rows, rollouts, surfaces
+from control_plane.registry import evidence, history, release_rows, releases, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import ReleaseRow
 from tests.builders import HOME_FEED, NOON, a_plan, a_verdict, a_version
@@ -381,3 +381,24 @@ def test_a_command_below_that_races_the_upstreams_roll_back_comes_before_it_or_n
         assert phases(session)[HOME_FEED] is phases(session)[SEARCH] is Phase.ROLLED_BACK
         assert shares(session) == dict.fromkeys(SURFACES, 0)
         assert history.verify(session) == []
+
+
+def test_guardrails_must_have_been_green_all_the_while_that_the_share_was_held(sessions: Sessions) -> None:
+    """Harm on one gate at 13:00, nothing since: Search may start an hour after it, not before."""
+    with sessions.writing() as session:
+        release_id = a_chain(session, HOLD)
+        ramped(session, HOME_FEED)
+        harm = Finding(metric="ctr", segment="*", answer=Answer.HARM, gates=True)
+        home_feed = rollout_on(session, HOME_FEED)
+        for verdict, at in ((a_verdict(findings=(harm,)), LATER), (a_verdict(), LATER + timedelta(minutes=5))):
+            evidence.record_verdict(session, home_feed, verdict, b"", now=at, next_check_at=at)
+
+        def waits(minutes: float) -> str | None:
+            return releases.blocker(session, release_id, SEARCH, now=LATER + timedelta(minutes=minutes))
+
+        assert waits(6) == "home_feed's guardrails to be green for 1 h; they were not at 03 Mar 13:00 UTC"
+        assert waits(59) is not None
+        assert waits(61) is None
+        found = release_rows.rollouts_of(session, release_id)
+        blocked = releases.blockers(session, release_rows.load(session, release_id), found, now=LATER)
+        assert set(blocked) == {SEARCH, RELATED_PINS}

@@ -1,14 +1,15 @@
 """`surefoot verdict …` as its reader meets it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
 from control_plane.domain.moments import Measure
-from control_plane.domain.rollout import Phase
+from control_plane.domain.rollout import Command, Phase
 from control_plane.guardrails.replay import MAGIC, pack, unpack
-from control_plane.registry import evidence
+from control_plane.registry import evidence, history, retention, rollouts
 from control_plane.registry.evidence import StoredVerdict
 from control_plane.registry.tables import VerdictInputsRow
 from tests.commands.conftest import Run
@@ -93,3 +94,21 @@ def test_a_verdict_that_is_not_there_is_a_plain_sentence(surefoot: Run) -> None:
 
         assert told.exit_code == 1
         assert "no verdict '99'" in told.output
+
+
+def test_a_verdict_whose_inputs_were_pruned_says_so_and_explains_itself_still(surefoot: Run, world: World) -> None:
+    rollout_id = stored_in_the_ramp(world).rollout_id
+    with world.sessions.writing() as session:
+        rollouts.apply_command(session, rollout_id, Command.ROLL_BACK, by="ann", now=world.now)
+        moved = {entry.verdict_id for entry in history.list_history(session)}
+        looks = [verdict.verdict_id for verdict in evidence.list_verdicts(session, rollout_id)][1:]
+    looked_only = next(verdict_id for verdict_id in looks if verdict_id not in moved)
+    later = world.now + timedelta(days=100)
+    retention.prune(world.sessions, keep=timedelta(days=90), by="ann", now=later, wall_now=later)
+
+    replayed = surefoot("verdict", "replay", looked_only)
+    explained = surefoot("verdict", "explain", looked_only)
+
+    assert replayed.exit_code == 1
+    assert f"the inputs of verdict {looked_only} were pruned on {later:%Y-%m-%d}" in replayed.stderr
+    assert explained.exit_code == 0, explained.output

@@ -110,6 +110,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Changes made on a verdict since then are hashed with its digest: revision 0001 takes them for altered."""
     append_only.unprotect(op.get_bind())
     op.drop_index("uq_rollout_surface_active", "rollout")
     op.execute("UPDATE rollout SET phase = 'rolled_back', next_check_at = NULL WHERE phase = 'queued'")

@@ -14,8 +14,8 @@ from benchmarks.registry_run.servers import Server, install_mlflow, mlflow, sure
 from benchmarks.report import median, report, spread
 
 CONNECTIONS = 8
-WARM_UP_SECONDS = 1.5
-MOST_PER_S = 1_000  # creations that artifacts are laid out for
+WARM_UP_SECONDS = 1.0
+MOST_PER_S = 600  # creations that artifacts are laid out for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Size:
     seconds: float  # of each side, in each round, for each kind of call
 
 
-FULL, QUICK = Size(rounds=9, seconds=3.0), Size(rounds=3, seconds=1.0)
+FULL, QUICK = Size(rounds=9, seconds=3.0), Size(rounds=3, seconds=0.8)
 Kind = Callable[[Server, float], Iterator[bytes]]
 KINDS: dict[str, Kind] = {
     "version by alias": lambda server, seconds: server.lookups(),

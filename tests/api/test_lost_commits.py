@@ -20,9 +20,9 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def wire(postgres: PostgresCluster) -> Iterator[Wire]:
-    with tempfile.TemporaryDirectory(prefix="sf-") as folder:
-        with Wire(make_url(postgres.registry()), Path(folder)).open() as wire:
-            yield wire
+    url = make_url(postgres.registry())
+    with tempfile.TemporaryDirectory(prefix="sf-") as folder, Wire(url, Path(folder)).open() as wire:
+        yield wire
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from _pytest.mark import ParameterSet
 
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.registry import history, rollouts
@@ -103,22 +102,18 @@ def the_command_line(afloat: Afloat) -> None:
     assert (done.returncode, "rolled_back at 0 %" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
-def on_sqlite(trouble: Trouble, button: Button) -> ParameterSet:
-    return pytest.param("sqlite", trouble, button)
-
-
-def on_postgres(trouble: Trouble, button: Button) -> ParameterSet:
-    return pytest.param("postgresql", trouble, button, marks=pytest.mark.postgres)
+def on_postgres(*case: Trouble | Button) -> object:
+    return pytest.param("postgresql", *case, marks=pytest.mark.postgres)
 
 
 @pytest.mark.parametrize(
     ("house", "trouble", "button"),
     [
-        on_sqlite(a_freeze, the_api),
+        ("sqlite", a_freeze, the_api),
         on_postgres(a_freeze, the_command_line),
-        on_sqlite(a_dead_scheduler, the_command_line),
+        ("sqlite", a_dead_scheduler, the_command_line),
         on_postgres(a_stopped_scheduler, the_surfaces_button),
-        on_sqlite(one_replica_left, the_surfaces_button),
+        ("sqlite", one_replica_left, the_surfaces_button),
         on_postgres(one_replica_left, the_api),
         on_postgres(all_of_it, the_command_line),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
 from control_plane.domain.events import EventKind
@@ -41,11 +41,12 @@ def make_fleet(sessions: Sessions, log: EventLog, *, count: int, check_seconds: 
     names = [Surface(f"surface_{number:04d}") for number in range(count)]
     with sessions.writing() as session:
         _make_template(session, started, check_seconds)
-        _copy(session, names[1:], now=now, check_seconds=check_seconds)
+        _copy(session, names[1:], now=now)
         states = [surfaces.get(session, name) for name in (names[0], names[-1])]
     assert {state.candidate_bp for state in states} == {SHARE_BP}
     beat(sessions, names)
     _serve(log, sessions, names, started, now)
+    _spread_checks(sessions, count, check_seconds)
     return names
 
 
@@ -89,7 +90,7 @@ def _make_template(session: Session, now: datetime, check_seconds: float) -> Non
     assert rollout.phase is Phase.RAMPING
 
 
-def _copy(session: Session, names: Sequence[Surface], *, now: datetime, check_seconds: float) -> None:
+def _copy(session: Session, names: Sequence[Surface], *, now: datetime) -> None:
     """Rows like the template's, under other names and versions; histories of their own begin at the next change."""
     surface, split, rollout, version = (
         _mapping(session, table, table.__table__.c.surface == TEMPLATE)
@@ -120,7 +121,7 @@ def _copy(session: Session, names: Sequence[Surface], *, now: datetime, check_se
                     "rollout_id": number,
                     "counts_at_start": {},
                     "acknowledged_at": now,
-                    "next_check_at": now + timedelta(seconds=check_seconds * number / len(names)),
+                    "next_check_at": None,
                 },
             )
         )
@@ -131,6 +132,16 @@ def _copy(session: Session, names: Sequence[Surface], *, now: datetime, check_se
     session.execute(
         text("SELECT setval(pg_get_serial_sequence('rollout', 'rollout_id'), :top)"), {"top": len(names) + 1}
     )
+
+
+def _spread_checks(sessions: Sessions, count: int, check_seconds: float) -> None:
+    now = datetime.now(UTC)
+    due = [
+        {"rollout_id": number + 1, "next_check_at": now + timedelta(seconds=check_seconds * number / count)}
+        for number in range(count)
+    ]
+    with sessions.writing() as session:
+        session.execute(update(RolloutRow), due)
 
 
 def _mapping(session: Session, table: Any, condition: Any) -> list[dict[str, Any]]:

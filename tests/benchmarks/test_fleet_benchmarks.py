@@ -1,4 +1,4 @@
-"""The benchmarks of many subscribers and many rollouts, in their quick form: their figures, and what no load excuses."""
+"""The benchmarks of many subscribers and of many rollouts, in their quick form: figures, and what no load excuses."""
 
 import json
 import subprocess

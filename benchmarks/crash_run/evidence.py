@@ -26,8 +26,7 @@ from control_plane.domain.moments import (
     Stratum,
 )
 from control_plane.domain.split import FULL_TRAFFIC_BP, Arm
-from control_plane.evidence.aggregate import MomentsQuery
-from control_plane.evidence.event_log import EventLog
+from control_plane.evidence.aggregate import MomentsQuery, MomentsReader
 
 IntArray = NDArray[np.int64]
 
@@ -57,8 +56,14 @@ def worth_of(version: VersionId) -> Worth:
             return Worth.SOUND
 
 
-def moments(_log: EventLog, query: MomentsQuery) -> Moments:
-    """In the place of `aggregate.moments`."""
+class RecordedMoments(MomentsReader):
+    """In the place of the one that reads the log."""
+
+    def moments(self, query: MomentsQuery) -> Moments:
+        return recorded_for(query)
+
+
+def recorded_for(query: MomentsQuery) -> Moments:
     shares = tuple(sorted((generation, bp) for generation, bp in query.shares.items() if bp))
     worth = worth_of(query.candidate)
     recorded = _served(tuple(bp for _, bp in shares), worth) if shares else _shadowed(worth)

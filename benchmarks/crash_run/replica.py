@@ -62,7 +62,7 @@ def serve(deployment: Deployment, port: int, armed: str) -> None:
     """API and scheduler in one process, as `surefoot serve` has them, until killed."""
     logging.disable(logging.CRITICAL)  # what the others' deaths are met with
     failpoints.arm(armed)
-    vars(tick)["moments"] = evidence.moments  # recorded sums, see there
+    vars(tick)["MomentsReader"] = evidence.RecordedMoments  # recorded sums, see there
     settings = deployment.settings(port)
     clock = make_clock(settings.clock_file)
     app = create_app(settings, clock)

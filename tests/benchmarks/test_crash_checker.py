@@ -117,7 +117,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sessions = opened(f"sqlite:///{folder / 'registry.db'}")
     life = Life(sessions, folder)
     with pytest.MonkeyPatch.context() as patch, written_down(life.metronome):
-        patch.setattr(tick, "moments", evidence.moments)
+        patch.setattr(tick, "MomentsReader", evidence.RecordedMoments)
         life.live()
     sessions.engine.dispose()
     return folder / "registry.db"

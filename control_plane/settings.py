@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     webhooks: Annotated[tuple[Subscriber, ...], NoDecode] = Field(default=(), repr=False)
     webhook_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     webhook_max_attempts: int = Field(default=20, ge=1)  # after which an event is on the dead-letter list
-    webhook_retention_days: float = Field(default=14.0, gt=0)  # of what was delivered
+    webhook_retention_days: float = Field(default=14.0, ge=1)  # of what was delivered
     public_url: str = Field(default="", pattern=r"^(https?://\S+)?$")  # of the admin page, in messages to people
 
     @field_validator("retention_days")

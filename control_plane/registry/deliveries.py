@@ -200,12 +200,14 @@ def prunable_outbox(session: Session, *, before: datetime, limit: int | None = N
     return [(row.outbox_id, len(row.event)) for row in rows if _happened_at(row.event) < before]
 
 
-def forget_silent(session: Session, *, since: datetime) -> list[str]:
-    """Forget subscribers that no process has sent to since then: they are in nobody's settings any more."""
+def forget_silent(session: Session, *, since: datetime, but: str = "") -> list[str]:
+    """Forget subscribers, `but` one, that no process has sent to since then: they are in nobody's settings any more."""
     names = [
         name.removeprefix(LEASE)
         for name in session.scalars(
-            select(LeaseRow.name).where(LeaseRow.name.startswith(LEASE), LeaseRow.last_tick_at < since)
+            select(LeaseRow.name).where(
+                LeaseRow.name.startswith(LEASE), LeaseRow.last_tick_at < since, LeaseRow.name != lease_of(but)
+            )
         )
     ]
     for table, column in (

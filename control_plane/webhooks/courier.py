@@ -77,8 +77,10 @@ class Courier:
             self._loop = asyncio.get_running_loop()
             self._is_running.set()
             await self._stopping.wait()
-            await asyncio.gather(*(route.stop(GRACE_SECONDS) for route in routes))
+            for route in routes:
+                route.ask_to_stop()
             await asyncio.gather(*tasks)
+            await asyncio.gather(*(route.end(GRACE_SECONDS) for route in routes))
         desk.close()
 
 

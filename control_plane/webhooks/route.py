@@ -85,7 +85,7 @@ class Route:
         self._is_stopping = False
 
     async def run(self) -> None:
-        """Until `stop`. Never raises: the next turn tries again."""
+        """Until `ask_to_stop`. Never raises: the next turn tries again."""
         while not self._is_stopping:
             try:
                 is_more_to_do = await self._take_turn()
@@ -101,13 +101,15 @@ class Route:
             if not is_more_to_do:
                 await self._rest()
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Wait a moment for what is under way, then let another process have the lease.
+    def ask_to_stop(self) -> None:
+        self._is_stopping = True
+        self._wake.set()
+
+    async def end(self, grace_seconds: float) -> None:
+        """After `run`: wait a moment for what is under way, then let another process have the lease.
 
         What is cut short goes out once more, with the same id.
         """
-        self._is_stopping = True
-        self._wake.set()
         tasks = list(self._under_way.values())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace_seconds)
@@ -178,7 +180,7 @@ class Route:
 
     async def _set_out(self) -> None:
         free = UNDER_WAY - len(self._under_way)
-        if free <= 0 or not self._has_lease():
+        if free <= 0 or self._is_stopping or not self._has_lease():
             return
         keys = list(self._under_way)
         found = await self._desk.read(
@@ -253,7 +255,7 @@ class Route:
         self._check(session)
         now, kept = self._rules.clock(), self._rules.retention
         pruned = deliveries.prune(session, self._name, delivered_before=now - kept, dead_before=now - 10 * kept)
-        for name in deliveries.forget_silent(session, since=now - 10 * kept):
+        for name in deliveries.forget_silent(session, since=now - 10 * kept, but=self._name):
             logger.warning("webhook subscriber %s is in nobody's settings any more and is forgotten", name)
         return max(pruned, deliveries.prune_outbox(session, before=now - kept))
 

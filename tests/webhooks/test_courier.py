@@ -290,7 +290,7 @@ def test_what_was_delivered_long_ago_is_forgotten(sessions: Sessions, receiver: 
     known(sessions, "oncall")
     told(sessions, "home_feed/1", "search/1", "home_feed/2")
 
-    with a_courier(sessions, [a_subscriber(receiver.url)], retention=timedelta(seconds=0.1), prune_seconds=0.1):
+    with a_courier(sessions, [a_subscriber(receiver.url)], retention=timedelta(seconds=1), prune_seconds=0.1):
         receiver.wait_for(3)
         wait_until(lambda: _num_kept(sessions) == 1, "all but the newest event to be forgotten")
         told(sessions, "home_feed/3")

@@ -25,7 +25,11 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                received(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["id"])
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # whoever sent it died over it
+                    return
+                received(json.loads(body)["id"])
                 self.send_response(204)
                 self.end_headers()
 

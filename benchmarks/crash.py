@@ -124,6 +124,7 @@ def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list
         *(killed_at(point) for point in (*sorted(POINTS), RANDOM)),
         row("all kills", lambda toll: toll.all_kills),
         row("stopped and let go on", lambda toll: toll.stops),
+        row("ended by themselves", lambda toll: toll.gave_up),
         row("schedulers that wrote, by epoch", lambda toll: toll.epochs),
         row("changes checked", lambda toll: toll.transitions),
         row("verdicts replayed", lambda toll: toll.verdicts),

@@ -10,7 +10,7 @@ from control_plane.providers.contract import TooSlow, Unanswered, failed, readin
 from control_plane.providers.errand import Answer, Errand, Message, Question, unanswered
 from control_plane.providers.sources import Source
 
-TOTAL_SECONDS = 5.0  # for all questions of a tick: a third of the scheduler's lease
+TOTAL_SECONDS = 5.0  # for all questions of a tick: checks that need none wait as long
 GRACE_SECONDS = 0.25  # so that what an answer was late for is told in the source's words
 
 

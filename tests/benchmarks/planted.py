@@ -24,8 +24,8 @@ PLANTED = {
         "1",
         "has no change",
         [
-            "INSERT INTO split SELECT surface, 999, at, stable, candidate, candidate_bp, shadow, shadow_sample_bp, salt "
-            "FROM split WHERE generation = 5 AND surface = 'search'"
+            "INSERT INTO split SELECT surface, 999, at, stable, candidate, candidate_bp, shadow, shadow_sample_bp, "
+            "salt FROM split WHERE generation = 5 AND surface = 'search'"
         ],
     ),
     "a surface moved by itself": ("1", "is not what change", ["UPDATE surface SET shadow_sample_bp = 1"]),

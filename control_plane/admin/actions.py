@@ -1,20 +1,17 @@
 """What people may do: each button asks on a page of its own (in a dialog, with JavaScript), then posts the answer."""
 
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from control_plane.admin import wording
-from control_plane.admin.forms import Form, SentForm, remember_operator
+from control_plane.admin.asking import Question, ask, given_reason, go
+from control_plane.admin.forms import SentForm
 from control_plane.admin.problems import PageRoute
-from control_plane.admin.rendering import render
 from control_plane.api.deps import MAX_ID, Id, Now, Sessions
 from control_plane.api.schemas import DigestText, Name
-from control_plane.domain.errors import InvalidField, NoSafeVersion, StaleGeneration
+from control_plane.domain.errors import NoSafeVersion, StaleGeneration
 from control_plane.domain.model_version import Digest, Surface
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.registry import history, rollouts, surfaces
@@ -25,24 +22,12 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Seen = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """What the page asks before anything happens."""
-
-    title: str
-    consequences: tuple[str, ...]
-    button: str
-    icon: str
-    is_danger: bool = False
-    asks_why: str = ""  # why a reason must be given; it may be left out where empty
-
-
 @router.get("/surfaces/{surface}/roll_back")
 def ask_to_roll_back(request: Request, surface: Name, seen_generation: Seen, sessions: Sessions) -> Response:
     with sessions.reading() as session:
         state = surfaces.get(session, Surface(surface))
         question = _roll_back_question(session, state)
-    return _ask(request, question, seen_generation, way_back="/")
+    return ask(request, question, seen_generation, way_back="/")
 
 
 @router.post("/surfaces/{surface}/roll_back")
@@ -54,7 +39,7 @@ def roll_back_surface(surface: Name, form: SentForm, sessions: Sessions, now: No
         if state.rollout_id is None and form.seen_generation != state.generation:
             raise StaleGeneration(surface, seen=form.seen_generation or 0, current=state.generation)
         rollouts.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
-    return _go("/", form)
+    return go("/", form)
 
 
 @router.get("/rollouts/{rollout_id}/{command}")
@@ -64,9 +49,7 @@ def ask_to_command(
     with sessions.reading() as session:
         rollout = rollouts.get(session, RolloutId(rollout_id))
         state = surfaces.get(session, rollout.surface)
-    return _ask(
-        request, _command_question(rollout, state, command), seen_generation, way_back=f"/rollouts/{rollout_id}"
-    )
+    return ask(request, _command_question(rollout, state, command), seen_generation, way_back=f"/rollouts/{rollout_id}")
 
 
 @router.post("/rollouts/{rollout_id}/{command}")
@@ -85,7 +68,7 @@ def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Ses
             seen_generation=None if is_rollback else form.seen_generation,
             groups=form.groups,
         )
-    return _go(f"/rollouts/{rollout_id}", form)
+    return go(f"/rollouts/{rollout_id}", form)
 
 
 @router.get("/quarantine")
@@ -102,16 +85,15 @@ def ask_to_quarantine(request: Request, digest: DigestText) -> Response:
         is_danger=True,
         asks_why="Whoever meets the quarantine later reads this.",
     )
-    return _ask(request, question, None, way_back="/", digest=digest)
+    return ask(request, question, None, way_back="/", digest=digest)
 
 
 @router.post("/quarantine")
 def quarantine(form: SentForm, sessions: Sessions, now: Now) -> Response:
-    if not form.reason:
-        raise InvalidField("reason", "is needed: whoever meets the quarantine later reads it")
+    reason = given_reason(form, "whoever meets the quarantine later reads it")
     with sessions.writing() as session:
-        rollouts.quarantine(session, Digest(form.digest), by=form.operator, reason=form.reason, now=now)
-    return _go("/", form)
+        rollouts.quarantine(session, Digest(form.digest), by=form.operator, reason=reason, now=now)
+    return go("/", form)
 
 
 @router.get("/quarantine/release")
@@ -126,36 +108,15 @@ def ask_to_release(request: Request, digest: DigestText) -> Response:
         icon="check",
         asks_why="Say what was found out.",
     )
-    return _ask(request, question, None, way_back="/", digest=digest)
+    return ask(request, question, None, way_back="/", digest=digest)
 
 
 @router.post("/quarantine/release")
 def release(form: SentForm, sessions: Sessions, now: Now) -> Response:
-    if not form.reason:
-        raise InvalidField("reason", "is needed: say what was found out")
+    reason = given_reason(form, "say what was found out")
     with sessions.writing() as session:
-        rollouts.release_quarantine(session, Digest(form.digest), by=form.operator, reason=form.reason, now=now)
-    return _go("/", form)
-
-
-def _ask(
-    request: Request, question: Question, seen_generation: int | None, *, way_back: str, digest: str = ""
-) -> Response:
-    return render(
-        request,
-        "confirm.html",
-        question=question,
-        post_to=request.url.path,
-        seen_generation=seen_generation,
-        digest=digest,
-        way_back=way_back,
-    )
-
-
-def _go(address: str, form: Form) -> Response:
-    response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
-    remember_operator(response, form)
-    return response
+        rollouts.release_quarantine(session, Digest(form.digest), by=form.operator, reason=reason, now=now)
+    return go("/", form)
 
 
 def _roll_back_question(session: Session, state: SurfaceState) -> Question:

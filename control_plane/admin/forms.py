@@ -1,5 +1,6 @@
 """Forms that people send: where they come from, who signs them, what they saw."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
@@ -19,13 +20,17 @@ YEAR_SECONDS = 31_536_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """`seen_generation` is that of the page the button stood on; None on forms about no surface."""
+    """`seen_generation` is that of the page the button stood on; None on forms about no surface.
+
+    `fields` has all that was sent, as it was sent.
+    """
 
     operator: str
     groups: frozenset[str]
     reason: str
     seen_generation: int | None
     digest: str
+    fields: Mapping[str, str]
 
 
 async def _sent_form(request: Request) -> Form:
@@ -39,6 +44,7 @@ async def _sent_form(request: Request) -> Form:
         reason=_reason(fields.get("reason", "")),
         seen_generation=_generation(fields.get("seen_generation", "")),
         digest=fields.get("digest", ""),
+        fields=fields,
     )
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from control_plane.api.deps import Parts, parts_of
 from control_plane.clock import system_clock
-from control_plane.registry import evidence, freezes, rollouts, runtimes, surfaces
+from control_plane.registry import calendars, evidence, freezes, rollouts, runtimes, surfaces
 
 router = APIRouter()
 
@@ -51,7 +51,10 @@ def mark_of(parts: Parts) -> str:
             (runtime.runtime_id, sorted(runtime.generations.items()), runtime.splits_mode)
             for runtime in runtimes.live(session, since=live_since)
         ]
-        frozen = [freezes.standing(session, surface, now=parts.clock()) for surface, _ in generations]
+        frozen = [
+            (freeze.freeze_id, calendars.window_at(freeze, parts.clock()))
+            for freeze in freezes.list_freezes(session, now=parts.clock(), open_only=True)
+        ]
         quarantined = [found.digest for found in rollouts.list_quarantined(session)]
     begun = [rollout.acknowledged_at for rollout in active]
     verdicts = [None if look is None else look.verdict_id for look in looks]

@@ -7,17 +7,14 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from control_plane.admin import wording
-from control_plane.admin.banners import Banner, freeze_banner
+from control_plane.admin.banners import Banner
 from control_plane.admin.surface_card import SurfaceCard, idle, surface_card
 from control_plane.api.standing import Standing, standing_of
-from control_plane.domain.freeze import StandingFreeze
-from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase
 from control_plane.domain.verdict import Rule
-from control_plane.registry import freezes, leases, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import leases, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.quarantine import QuarantinedDigest
 from control_plane.registry.runtimes import Runtime
-from control_plane.registry.surfaces import SurfaceState
 
 LATE_TICKS = 5  # ticks in a row that may be missing before the page says so
 LATE_SECONDS = 30.0  # at the least: a tick that judges many surfaces takes its time
@@ -52,7 +49,6 @@ def load_overview(
     return Overview(
         banners=(
             *_scheduler_banners(lease, now, allowed),
-            *_freeze_banners(session, states, now),
             *_log_banners(list(active.values())),
         ),
         cards=tuple(
@@ -83,15 +79,6 @@ def _scheduler_banners(lease: leases.Lease | None, now: datetime, allowed: timed
         heading = f"{what}: the last tick was {wording.ago(lease.last_tick_at, now)}."
         return [Banner(tone="bad", heading=heading, detail=f"Rolling back by hand works as ever. {promise}")]
     return []
-
-
-def _freeze_banners(session: Session, states: Sequence[SurfaceState], now: datetime) -> list[Banner]:
-    """One a freeze, however many surfaces it stops."""
-    frozen: dict[StandingFreeze, list[Surface]] = {}
-    for state in states:
-        if (freeze := freezes.standing(session, state.surface, now=now)) is not None:
-            frozen.setdefault(freeze, []).append(state.surface)
-    return [freeze_banner(freeze, names, now) for freeze, names in frozen.items()]
 
 
 def _log_banners(active: Sequence[Standing]) -> list[Banner]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -24,6 +25,8 @@ ADVICE: dict[type[Exception], str] = {
     errors.IllegalTransition: "Nothing was changed: the rollout has moved on since you loaded the page.",
     errors.MissingVerdict: "Nothing was changed. Say why you overrule the judge; the reason stays in the history.",
     errors.NoSafeVersion: "Nothing was changed. Register a sound version and adopt it as stable.",
+    errors.Frozen: "Nothing was changed. Rolling back, holding and aborting work as ever while a freeze stands.",
+    errors.Forbidden: "Nothing was changed.",
     errors.UnknownName: "It may have been named wrongly, or it lives in another deployment.",
     OperationalError: "Runtimes keep serving what they have, and send an unwatched candidate home by themselves.",
 }
@@ -46,7 +49,7 @@ class PageRoute(APIRoute):
             try:
                 return await handle(request)
             except Exception as error:
-                return _explain(request, error)
+                return await to_thread.run_sync(_explain, request, error)  # the frame of a page reads the registry
 
         return handle_or_explain
 
@@ -94,4 +97,6 @@ def _detail_of(error: Exception, status: HTTPStatus) -> str:
 def _way_back(request: Request) -> str:
     """The page that the failed form stood on: its address without the command."""
     path = request.url.path
-    return path.rsplit("/", 1)[0] if path.startswith("/rollouts/") and path.count("/") > 2 else "/"
+    if path.startswith(("/rollouts/", "/releases/")) and path.count("/") > 2:
+        return path.rsplit("/", 1)[0]
+    return next((page for page in ("/freezes", "/webhooks", "/history") if path.startswith(f"{page}/")), "/")

@@ -10,10 +10,13 @@ from pathlib import Path
 from fastapi import Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from sqlalchemy.exc import SQLAlchemyError
 
 from control_plane.admin import wording
+from control_plane.admin.banners import FreezeBanner, freeze_banners
 from control_plane.api.deps import parts_of
 from control_plane.clock import system_clock
+from control_plane.domain.errors import RegistryUnavailable
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -42,6 +45,7 @@ def render(
         "is_replay": parts.settings.clock_file is not None,
         "asks_token": bool(parts.settings.tokens),
         "operator": request.cookies.get("surefoot_operator", ""),
+        "frozen": _frozen(request, status, now),
     }
     body = _environment().get_template(template).render({**frame, **values})
     return Response(body, status, PAGE_HEADERS, media_type="text/html")
@@ -62,6 +66,19 @@ def _now_of(request: Request) -> datetime:
         return parts_of(request).clock()
     except (OSError, ValueError):
         return system_clock()
+
+
+def _frozen(request: Request, status: int, now: datetime) -> tuple[FreezeBanner, ...]:
+    """The freezes that stand. A page about a failure is shown all the same where they cannot be read."""
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:  # to wait for the registry a second time helps nobody
+        return ()
+    try:
+        with parts_of(request).sessions.reading() as session:
+            return freeze_banners(session, now)
+    except (SQLAlchemyError, RegistryUnavailable):
+        if status == HTTPStatus.OK:
+            raise
+        return ()
 
 
 @cache
@@ -90,6 +107,8 @@ def _environment() -> Environment:
         "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
         "metric_name": wording.metric_name,
         "surface_name": wording.surface_name,
+        "surfaces_words": wording.surfaces_words,
+        "until_words": wording.until_words,
         "short_version": wording.short_version,
         "short_digest": wording.short_digest,
         "phase_chip": wording.phase_chip,

@@ -8,7 +8,6 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
-from control_plane.admin.banners import Banner, freeze_banner
 from control_plane.admin.history import withdrawn
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
 from control_plane.admin.surface_card import ending_words, waiting_sentence
@@ -23,7 +22,7 @@ from control_plane.domain.rollout import FINISHED, Command, Phase, Rollout, Roll
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.guardrails.explain import explain
 from control_plane.guardrails.replay import unpack
-from control_plane.registry import evidence, freezes, history, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import evidence, history, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.evidence import StoredVerdict
 from control_plane.registry.history import Entry
 from control_plane.registry.runtimes import Runtime
@@ -71,7 +70,6 @@ class RolloutPage:
     stable_bp: int
     acknowledged: str
     stage_words: str
-    freeze: Banner | None
     live: tuple[Runtime, ...]
     commands: tuple[Command, ...]
     can_roll_back: bool
@@ -105,7 +103,6 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
         stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,
         acknowledged=_acknowledged(standing),
         stage_words=_stage_words(rollout, now),
-        freeze=None if is_finished else _freeze(session, rollout, now),
         live=tuple(runtimes.live(session, since=live_since)),
         commands=legal_commands(rollout, now),
         can_roll_back=not is_finished or (state.stable == rollout.candidate and state.last_proven is not None),
@@ -172,11 +169,6 @@ def _acknowledged(standing: Standing) -> str:
     if standing.live_runtimes == 0:
         return "no runtime has reported lately"
     return f"{standing.acknowledged_runtimes} of {standing.live_runtimes} runtimes"
-
-
-def _freeze(session: Session, rollout: Rollout, now: datetime) -> Banner | None:
-    freeze = freezes.standing(session, rollout.surface, now=now)
-    return None if freeze is None else freeze_banner(freeze, [rollout.surface], now)
 
 
 def _stage_words(rollout: Rollout, now: datetime) -> str:

@@ -155,6 +155,18 @@ def surface_name(surface: str) -> str:
     return surface.replace("_", " ").capitalize()
 
 
+def surfaces_words(surface: str | None) -> str:
+    """Of a freeze: it names one surface, or stands on all."""
+    return "All surfaces" if surface is None else surface_name(surface)
+
+
+def until_words(until: datetime | None, now: datetime) -> str:
+    """'until 14:20 UTC, in 38 min', of what ends then for sure."""
+    if until is None:
+        return "until someone lifts it"
+    return f"until {moment(until, now)}, in {duration((until - now).total_seconds())}"
+
+
 def share(share_bp: int) -> str:
     return f"{share_bp * 100 / FULL_TRAFFIC_BP:g} %"
 

@@ -28,6 +28,10 @@ def groups_of(groups_setting: str, name: str) -> frozenset[str]:
     return frozenset(group for group, members in _members_by_group(groups_setting).items() if name in members)
 
 
+def group_names(groups_setting: str) -> tuple[str, ...]:
+    return tuple(_members_by_group(groups_setting))
+
+
 def check_group(groups_setting: str, group: str, *, field: str) -> None:
     """Refuse a group that nobody can be a member of."""
     known = _members_by_group(groups_setting)

@@ -25,7 +25,10 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missing: apt-get install chromium"),
 ]
 
-PATHS = ["/", "/rollouts", "/rollouts/1", "/rollouts/2", "/rollouts/3", "/versions", "/history", "/verdicts/1"]
+PATHS = [
+    *("/", "/rollouts", "/rollouts/1", "/rollouts/2", "/rollouts/3", "/versions", "/history", "/verdicts/1"),
+    *("/freezes", "/freezes/declare"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,26 @@ def test_rolling_back_by_the_button(browser: Browser, address: str, sessions: Se
     expect(card.get_by_text("rolled back by ada: pager at 3 am")).to_be_visible()
     with sessions.reading() as session:
         assert surfaces.get(session, Surface("home_feed")).candidate_bp == 0
+    page.context.close()
+
+
+@pytest.mark.parametrize("has_scripts", [True, False])
+def test_stopping_the_line_and_lifting_it_by_the_buttons(browser: Browser, address: str, has_scripts: bool) -> None:
+    page = browser.new_context(java_script_enabled=has_scripts).new_page()
+    page.goto(f"{address}/rollouts/1")
+
+    page.get_by_role("banner").get_by_role("button", name="Stop the line").click()
+    page.get_by_label("Reason").fill("the checkout is down")
+    page.get_by_label("Your name").fill("ada")
+    page.locator(".confirm").get_by_role("button", name="Stop the line").click()
+    stopped = page.get_by_role("alert").filter(has_text="All surfaces are frozen by ada: the checkout is down.")
+    expect(stopped).to_be_visible()
+    stopped.get_by_role("button", name="Lift").click()
+    page.get_by_label("Reason").fill("it is up")
+    page.locator(".confirm").get_by_role("button", name="Lift").click()
+
+    expect(page.get_by_text("lifted by ada: it is up")).to_be_visible()
+    expect(stopped).to_have_count(0)
     page.context.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from control_plane.app import create_app
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import OnBusy
-from control_plane.registry import freezes, rollouts
+from control_plane.registry import rollouts
 from control_plane.settings import Settings
 from tests.admin.showcase import Scene
 from tests.admin.site import HOME_FEED, Site
@@ -92,7 +92,7 @@ def test_a_rolled_back_rollout_says_why_and_offers_no_button(visit: httpx.Client
     page = visit.get(f"/rollouts/{scene.rolled_back}").text
 
     assert re.search(r"Rolled back by scheduler: predicted clicks on search are", page)
-    assert "data-asks" not in page
+    assert f'action="/rollouts/{scene.rolled_back}' not in page
     assert 'class="tile bad"' in page
 
 
@@ -183,18 +183,6 @@ def test_a_lease_that_ran_out_is_told_too(site: Site) -> None:
     assert "No scheduler is at work: the last tick was just now." in text_of(site.client.get("/"))
 
 
-def test_a_freeze_stands_at_the_top_once_however_many_surfaces_it_stops(site: Site) -> None:
-    site.showcase.open("search")
-    with site.showcase.sessions.writing() as session:
-        freezes.declare(session, None, by="carol", reason="the holidays", now=site.showcase.now)
-
-    overview, rollout = text_of(site.client.get("/")), text_of(site.client.get(f"/rollouts/{site.rollout_id}"))
-
-    assert overview.count("frozen until it is lifted by carol: the holidays.") == 1
-    assert "Home feed, Search are frozen" in overview
-    assert "Home feed is frozen until it is lifted by carol: the holidays. Nothing grows meanwhile" in rollout
-
-
 def test_a_queued_rollout_is_shown_on_its_surface_and_says_whom_it_waits_for(site: Site) -> None:
     site.ramp()
     version_id = site.showcase.register(HOME_FEED, "joint-2026-04-01")
@@ -265,7 +253,7 @@ def test_a_replay_says_so_and_shows_its_own_time(tmp_path: Path) -> None:
 
 def test_a_fresh_deployment_tells_how_to_begin(tmp_path: Path) -> None:
     with in_process(create_app(Settings(data_dir=tmp_path, runs_scheduler=False), _noon)) as client:
-        pages = [text_of(client.get(path)) for path in ("/", "/rollouts", "/versions", "/history")]
+        pages = [text_of(client.get(path)) for path in ("/", "/rollouts", "/versions", "/history", "/freezes")]
 
     assert "No surface yet" in pages[0]
     assert all("500" not in page for page in pages)

@@ -1,0 +1,49 @@
+"""What a page asks before anything happens, and where it leads once that was answered."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
+
+from control_plane.admin.forms import Form, remember_operator
+from control_plane.admin.rendering import render
+from control_plane.domain.errors import InvalidField
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """`asks_why` says why a reason must be given; it may be left out where empty."""
+
+    title: str
+    consequences: tuple[str, ...]
+    button: str
+    icon: str
+    is_danger: bool = False
+    asks_why: str = ""
+
+
+def ask(
+    request: Request, question: Question, seen_generation: int | None, *, way_back: str, digest: str = ""
+) -> Response:
+    return render(
+        request,
+        "confirm.html",
+        question=question,
+        post_to=request.url.path,
+        seen_generation=seen_generation,
+        digest=digest,
+        way_back=way_back,
+    )
+
+
+def go(address: str, form: Form) -> Response:
+    response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
+    remember_operator(response, form)
+    return response
+
+
+def given_reason(form: Form, why: str) -> str:
+    if not form.reason:
+        raise InvalidField("reason", f"is needed: {why}")
+    return form.reason

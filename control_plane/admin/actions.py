@@ -42,6 +42,29 @@ def roll_back_surface(surface: Name, form: SentForm, sessions: Sessions, now: No
     return go("/", form)
 
 
+@router.get("/rollouts/{rollout_id}/restart")
+def ask_to_restart(request: Request, rollout_id: Id, seen_generation: Seen, sessions: Sessions) -> Response:
+    with sessions.reading() as session:
+        rollout = rollouts.get(session, RolloutId(rollout_id))
+    return ask(request, _restart_question(rollout), seen_generation, way_back=f"/rollouts/{rollout_id}")
+
+
+@router.post("/rollouts/{rollout_id}/restart")
+def restart(rollout_id: Id, form: SentForm, sessions: Sessions, now: Now) -> Response:
+    """Under the plan that it has; another one is swapped in by command line or API, which can read it."""
+    with sessions.writing() as session:
+        rollouts.restart(
+            session,
+            RolloutId(rollout_id),
+            plan=None,
+            by=form.operator,
+            reason=form.reason,
+            now=now,
+            seen_generation=form.seen_generation,
+        )
+    return go(f"/rollouts/{rollout_id}", form)
+
+
 @router.get("/rollouts/{rollout_id}/{command}")
 def ask_to_command(
     request: Request, rollout_id: Id, command: Command, seen_generation: Seen, sessions: Sessions
@@ -154,6 +177,28 @@ def _command_question(rollout: Rollout, state: SurfaceState, command: Command) -
         icon=wording.COMMAND_ICONS[command],
         is_danger=command in (Command.ROLL_BACK, Command.ABORT),
         asks_why=_asks_why(rollout, command),
+    )
+
+
+def _restart_question(rollout: Rollout) -> Question:
+    candidate, share = wording.short_version(rollout.candidate), wording.share(rollout.candidate_bp)
+    home = f"The {share} of users on candidate {candidate} go back to stable at once." if rollout.candidate_bp else ""
+    return Question(
+        title=f"Restart rollout {rollout.rollout_id} of {wording.surface_name(rollout.surface)}?",
+        consequences=tuple(
+            filter(
+                None,
+                (
+                    home,
+                    f"It begins anew in the shadow, under the same plan “{rollout.plan.name}”.",
+                    "Evidence and approvals so far count no more; the history keeps them.",
+                    "To go on under another plan: surefoot rollout restart --plan.",
+                ),
+            )
+        ),
+        button="Restart",
+        icon="again",
+        asks_why="Evidence is given up: say why. The reason stays in the history.",
     )
 
 

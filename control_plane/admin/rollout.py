@@ -8,6 +8,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, metrics, wording
+from control_plane.admin.approvals import Approvals, approvals_of
 from control_plane.admin.history import withdrawn
 from control_plane.admin.metrics import BinRow, SegmentRow, Tile
 from control_plane.admin.surface_card import ending_words, waiting_sentence
@@ -69,10 +70,14 @@ class RolloutPage:
     traffic: Markup
     stable_bp: int
     acknowledged: str
+    acknowledged_bp: int
     stage_words: str
+    approvals: Approvals | None
+    behind: tuple[Rollout, ...]
     live: tuple[Runtime, ...]
     commands: tuple[Command, ...]
     can_roll_back: bool
+    can_restart: bool
     evidence: Evidence | None
     changes: tuple[Entry, ...]
     verdicts: tuple[StoredVerdict, ...]
@@ -102,10 +107,14 @@ def load_rollout(session: Session, rollout_id: RolloutId, *, now: datetime, live
         traffic=charts.traffic_bar(rollout.candidate_bp),
         stable_bp=FULL_TRAFFIC_BP - rollout.candidate_bp,
         acknowledged=_acknowledged(standing),
+        acknowledged_bp=standing.acknowledged_bp,
         stage_words=_stage_words(rollout, now),
+        approvals=approvals_of(rollout, changes),
+        behind=() if is_finished else _behind(session, rollout),
         live=tuple(runtimes.live(session, since=live_since)),
         commands=legal_commands(rollout, now),
         can_roll_back=not is_finished or (state.stable == rollout.candidate and state.last_proven is not None),
+        can_restart=not is_finished and rollout.phase not in (Phase.QUEUED, Phase.PENDING),
         evidence=None if standing.verdict is None else load_evidence(session, standing.verdict, rollout, verdicts),
         changes=tuple(changes[:HISTORY_SHOWN]),
         verdicts=tuple(verdicts[:HISTORY_SHOWN]),
@@ -169,6 +178,13 @@ def _acknowledged(standing: Standing) -> str:
     if standing.live_runtimes == 0:
         return "no runtime has reported lately"
     return f"{standing.acknowledged_runtimes} of {standing.live_runtimes} runtimes"
+
+
+def _behind(session: Session, rollout: Rollout) -> tuple[Rollout, ...]:
+    """Those that come to the surface after this one, the next one first."""
+    queued = rollouts.list_queued(session, rollout.surface)
+    is_queued = rollout.phase is Phase.QUEUED
+    return tuple(other for other in queued if not is_queued or other.rollout_id > rollout.rollout_id)
 
 
 def _stage_words(rollout: Rollout, now: datetime) -> str:

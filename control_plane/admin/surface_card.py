@@ -8,6 +8,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from control_plane.admin import charts, wording
+from control_plane.admin.approvals import approvals_of
 from control_plane.admin.history import withdrawn
 from control_plane.admin.wording import Chip
 from control_plane.api.standing import Standing
@@ -75,6 +76,7 @@ class SurfaceCard:
     way_back: WayBack
     acknowledged: str
     queued: tuple[Rollout, ...]
+    approvals: str
 
 
 def surface_card(
@@ -93,7 +95,7 @@ def surface_card(
         surface=state.surface,
         generation=state.generation,
         changed_at=state.changed_at,
-        roles=_roles(state, records),
+        roles=_roles(state, records, _acknowledged_words(at)),
         traffic=charts.traffic_bar(state.candidate_bp),
         chip=None if rollout is None else wording.phase_chip(rollout, is_withdrawn=_is_withdrawn(at)),
         sentence=_sentence(state, at, now),
@@ -103,6 +105,7 @@ def surface_card(
         way_back=_way_back(state, at),
         acknowledged=f"generation {state.generation} on {following} of {len(live)} runtimes",
         queued=tuple(queued),
+        approvals=_approvals(at),
     )
 
 
@@ -145,7 +148,19 @@ def _is_withdrawn(at: Standing | Idle) -> bool:
     return isinstance(at, Idle) and at.is_withdrawn
 
 
-def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord]) -> tuple[Role, ...]:
+def _approvals(at: Standing | Idle) -> str:
+    approvals = approvals_of(at.rollout) if isinstance(at, Standing) else None
+    return "" if approvals is None else approvals.words
+
+
+def _acknowledged_words(at: Standing | Idle) -> str:
+    """Beside the weight that is set; runtimes may lag behind it, or be cut off."""
+    if not isinstance(at, Standing) or not at.rollout.candidate_bp:
+        return ""
+    return f"set; {wording.share(at.acknowledged_bp)} acknowledged"
+
+
+def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord], acknowledged: str) -> tuple[Role, ...]:
     def role(name: str, version_id: VersionId | None, *, share: str = "", note: str = "", swatch: str = "") -> Role:
         run = records[version_id].manifest.training_run if version_id is not None and version_id in records else ""
         return Role(name=name, version_id=version_id, training_run=run, share=share, note=note, swatch=swatch)
@@ -155,7 +170,7 @@ def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord]) -> t
     sampled = f"scores {wording.share(state.shadow_sample_bp)} of requests" if state.shadow_sample_bp else "loading"
     return (
         role("Stable", state.stable, share=stable_share, swatch="stable"),
-        role("Candidate", state.candidate, share=candidate_share, swatch="candidate"),
+        role("Candidate", state.candidate, share=candidate_share, note=acknowledged, swatch="candidate"),
         role("Shadow", state.shadow, note=sampled if state.shadow else ""),
         role("Last proven", state.last_proven),
     )

@@ -33,6 +33,7 @@ MOVES: dict[str, set[tuple[str | None, str | None]]] = {
         *((phase, phase) for phase in ("queued", "pending")),
     },
     "roll_back": {*HOME, (None, None)},  # what was adopted came by no rollout
+    "make_way": {move for move in HOME if move[0] != "done"},
     "abort": {move for move in HOME if move[0] != "done"},
     "quarantine": {*HOME, (None, None)},
 }

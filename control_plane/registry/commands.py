@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
-from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingVerdict, NoSafeVersion, SurfaceBusy
+from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingVerdict, NoSafeVersion
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
-from control_plane.domain.rollout import RESTART, Command, Phase, Rollout
+from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Outcome, Verdict
 from control_plane.registry import changes, cool_down, hand_back, model_versions, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
@@ -18,6 +18,7 @@ from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import VerdictRow
 
 RENEW_WATCH = "renew_watch"  # in the history, beside `Command`s: a candidate that went home unwatched comes back
+MAKE_WAY = "make_way"  # likewise: the rollout ends that was compared with a stable which goes back
 BEGINS_STAGE = frozenset({Command.ADVANCE.value, Command.SKIP.value})
 BEGINS_WATCH = BEGINS_STAGE | {RENEW_WATCH}
 BEGINS_EVIDENCE = frozenset({Command.START.value, RESTART})
@@ -89,11 +90,13 @@ def go_home(
     before = states[rollout.surface]
     after = before.without_candidate()
     if rollout.phase is Phase.DONE:
-        if before.rollout_id is not None:
-            raise SurfaceBusy(before.surface, before.rollout_id)
         if before.stable != rollout.candidate:
             raise IllegalTransition(rollout.phase, cause.command)
-        after = replace(after, stable=quarantines.fallback(session, before), last_proven=None)
+        lands_on = quarantines.fallback(session, before)
+        if before.rollout_id is not None:
+            states = _make_way(session, states, rollout, before.rollout_id, cause)
+            before = states[rollout.surface]
+        after = replace(before.without_candidate(), stable=lands_on, last_proven=None)
     digests = _own_digests(session, rollout, after.stable, quarantine_parts)
     others = {surface: state for surface, state in states.items() if surface != rollout.surface}
     try:
@@ -117,10 +120,14 @@ def go_home(
     return becomes
 
 
-def surfaces_of(session: Session, rollout: Rollout, command: Command) -> list[Surface]:
-    """Those that a command may change, to be locked together."""
-    goes_home = command in (Command.ROLL_BACK, Command.ABORT)
-    return hand_back.surfaces_with(session, rollout) if goes_home else [rollout.surface]
+def surfaces_of(session: Session, rollout: Rollout, command: Command) -> list[Surface] | None:
+    """Those that a command may change, to be locked together; None is all of them.
+
+    Whose rollout stands on what is done, and what follows that one, is known only once they are locked.
+    """
+    if command not in (Command.ROLL_BACK, Command.ABORT):
+        return [rollout.surface]
+    return None if rollout.phase is Phase.DONE else hand_back.surfaces_with(session, rollout)
 
 
 def move_off(
@@ -134,6 +141,22 @@ def move_off(
     for move in moves:
         quarantines.carry_out(session, move, cause)
     hand_back.hold(session, states, following, cause, upstream)
+
+
+def _make_way(
+    session: Session, states: Mapping[Surface, SurfaceState], rollout: Rollout, standing_id: RolloutId, cause: Cause
+) -> dict[Surface, SurfaceState]:
+    """End the rollout that is compared with what goes back; it bears no stain, for nothing was said against it."""
+    before, standing = states[rollout.surface], rollout_rows.load(session, standing_id)
+    why = f": {cause.reason}" if cause.reason else ""
+    reason = f"rollout {rollout.rollout_id}, which made its stable, is rolled back{why}"
+    cause = replace(cause, command=MAKE_WAY, reason=reason, verdict_id=None)
+    following = hand_back.plan(session, states, [standing])
+    hand_back.carry_back(session, following, cause, rollout.surface)
+    move = quarantines.Move(before=before, after=before.without_candidate(), rollout=standing)
+    quarantines.carry_out(session, move, cause)
+    hand_back.hold(session, states, following, cause, rollout.surface)
+    return changes.lock(session, list(states))
 
 
 def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:

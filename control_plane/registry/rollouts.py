@@ -466,9 +466,13 @@ def roll_back_release(session: Session, release_id: int, *, by: str, reason: str
         rollout = rollout_rows.load(session, found[surface].rollout_id)
         if rollout.phase is Phase.DONE and states[surface].stable != rollout.candidate:
             continue
+        other = states[surface].rollout_id
+        if rollout.phase is Phase.DONE and other is not None:
+            stays[surface] = str(SurfaceBusy(surface, other))
+            continue
         try:
             apply_command(session, rollout.rollout_id, Command.ROLL_BACK, by=by, now=now, reason=reason)
-        except (NoSafeVersion, SurfaceBusy) as error:  # raised before anything is written
+        except NoSafeVersion as error:  # raised before anything is written
             stays[surface] = str(error)
     return stays
 

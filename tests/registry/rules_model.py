@@ -170,8 +170,6 @@ class Rules:
     def _refuses_to_take_back(self, trip: Trip) -> Errors:
         place = self.place_of(trip)
         found: Errors = set()
-        if place.trip is not None:
-            found.add(SurfaceBusy)
         if place.stable != trip.candidate:
             found.add(IllegalTransition)
         if place.proven is None or not self.may_serve(place.proven):
@@ -245,10 +243,18 @@ class Rules:
             self.taken_back.add(trip.candidate.version_id)
             if trip.phase is Phase.DONE:
                 assert place.proven is not None
+                self._make_way(place)
                 place.stable, place.proven = place.proven, None
             else:
                 place.trip = None
         trip.phase, trip.paused = Phase.ROLLED_BACK, None
+
+    def _make_way(self, place: Place) -> None:
+        """What stands on a stable that goes back ends first, under a generation of its own."""
+        if place.trip is not None:
+            place.generation += 1
+            place.trip.phase, place.trip.paused = Phase.ROLLED_BACK, None
+            place.trip = None
 
     def dequeue(self, surface: Surface) -> None:
         """The oldest that may serve comes; those before it that may not end."""

@@ -406,14 +406,38 @@ def test_rolling_back_what_is_done_goes_to_the_last_proven(sessions: Sessions) -
         assert rollouts.get(session, rollout_id).phase is Phase.ROLLED_BACK
 
 
-def test_what_is_done_is_not_rolled_back_under_an_active_rollout(sessions: Sessions) -> None:
+@pytest.mark.parametrize("standing", [Phase.PENDING, Phase.SHADOW, Phase.RAMPING, Phase.HELD])
+def test_what_is_done_is_rolled_back_with_the_rollout_that_stands_on_it(sessions: Sessions, standing: Phase) -> None:
+    """In one call, and without a stain on the one that was compared with it."""
     with sessions.writing() as session:
-        scene.a_serving_surface(session)
+        stable = scene.a_serving_surface(session)
         done = scene.a_rollout_in(session, Phase.DONE)
-        scene.a_rollout_in(session, Phase.SHADOW, a_version("c"))
+        other = scene.a_rollout_in(session, standing, a_version("c"))
 
-        with pytest.raises(SurfaceBusy):
-            scene.commanded(session, done, Command.ROLL_BACK)
+        scene.commanded(session, done, Command.ROLL_BACK, reason="it loses revenue")
+
+        state = surfaces.get(session, HOME_FEED)
+        assert (state.stable, state.last_proven, state.candidate, state.rollout_id) == (stable, None, None, None)
+        assert {rollouts.get(session, one).phase for one in (done, other)} == {Phase.ROLLED_BACK}
+        assert [entry.command for entry in history.list_history(session, HOME_FEED, 2)] == ["roll_back", "make_way"]
+        assert "it loses revenue" in history.list_history(session, HOME_FEED, 2)[1].reason
+        assert history.verify(session) == []
+        scene.a_pending_rollout(session, a_version("c"))
+
+
+def test_nothing_ends_for_a_roll_back_that_has_nowhere_to_land(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        stable = scene.a_serving_surface(session)
+        done = scene.a_rollout_in(session, Phase.DONE)
+        other = scene.a_rollout_in(session, Phase.SHADOW, a_version("c"))
+        rollouts.quarantine(session, a_version("a").surface_export, by="ada", reason="old", now=NOON)
+
+    with pytest.raises(NoSafeVersion), sessions.writing() as session:
+        scene.commanded(session, done, Command.ROLL_BACK)
+
+    with sessions.reading() as session:
+        assert rollouts.get(session, other).phase is Phase.SHADOW
+        assert surfaces.get(session, HOME_FEED).last_proven == stable
 
 
 def test_what_is_done_and_replaced_is_not_rolled_back(sessions: Sessions) -> None:

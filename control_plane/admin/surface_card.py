@@ -47,6 +47,7 @@ class Role:
     version_id: VersionId | None
     training_run: str = ""
     share: str = ""
+    share_note: str = ""
     note: str = ""
     swatch: str = ""
 
@@ -161,16 +162,16 @@ def _acknowledged_words(at: Standing | Idle) -> str:
 
 
 def _roles(state: SurfaceState, records: Mapping[VersionId, VersionRecord], acknowledged: str) -> tuple[Role, ...]:
-    def role(name: str, version_id: VersionId | None, *, share: str = "", note: str = "", swatch: str = "") -> Role:
+    def role(name: str, version_id: VersionId | None, **words: str) -> Role:
         run = records[version_id].manifest.training_run if version_id is not None and version_id in records else ""
-        return Role(name=name, version_id=version_id, training_run=run, share=share, note=note, swatch=swatch)
+        return Role(name=name, version_id=version_id, training_run=run, **words)
 
     stable_share = wording.share(FULL_TRAFFIC_BP - state.candidate_bp) if state.stable else ""
     candidate_share = wording.share(state.candidate_bp) if state.candidate else ""
     sampled = f"scores {wording.share(state.shadow_sample_bp)} of requests" if state.shadow_sample_bp else "loading"
     return (
         role("Stable", state.stable, share=stable_share, swatch="stable"),
-        role("Candidate", state.candidate, share=candidate_share, note=acknowledged, swatch="candidate"),
+        role("Candidate", state.candidate, share=candidate_share, share_note=acknowledged, swatch="candidate"),
         role("Shadow", state.shadow, note=sampled if state.shadow else ""),
         role("Last proven", state.last_proven),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from control_plane.admin import actions, freeze_actions, live, release_actions
+from control_plane.admin import actions, freeze_actions, live, release_actions, served, webhooks
 from control_plane.admin.history import lines, withdrawn
 from control_plane.admin.overview import load_overview
 from control_plane.admin.problems import PageRoute
@@ -103,4 +103,6 @@ def read_icon() -> Response:
 router.include_router(actions.router)
 router.include_router(freeze_actions.router)
 router.include_router(release_actions.router)
+router.include_router(served.router)
+router.include_router(webhooks.router)
 router.include_router(live.router)

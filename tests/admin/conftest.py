@@ -15,19 +15,19 @@ from tests.http_client import in_process
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """Home feed with a pending rollout and two live runtimes, looked at through the admin page."""
-    yield from _site(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False))
+    yield from site_with(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False))
 
 
 @pytest.fixture
-def guarded_site(tmp_path: Path) -> Iterator[Site]:
+def guardedsite_with(tmp_path: Path) -> Iterator[Site]:
     """The same, where only holders of a token may act."""
-    yield from _site(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, tokens="grace=s3cret"))
+    yield from site_with(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, tokens="grace=s3cret"))
 
 
 @pytest.fixture
 def grouped(tmp_path: Path) -> Iterator[Site]:
     """The same as `site`, where ann is of the group that may overrule freezes."""
-    yield from _site(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, groups="oncall=ann"))
+    yield from site_with(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, groups="oncall=ann"))
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Scene]:
     return root / "registry.db", scene
 
 
-def _site(root: Path, settings: Settings) -> Iterator[Site]:
+def site_with(root: Path, settings: Settings) -> Iterator[Site]:
     showcase = Showcase(settings.registry_url)
     showcase.open("home_feed")
     rollout_id = showcase.roll_out("home_feed", SOUND, seed=1)

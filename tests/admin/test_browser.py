@@ -27,7 +27,7 @@ pytestmark = [
 
 PATHS = [
     *("/", "/rollouts", "/rollouts/1", "/rollouts/2", "/rollouts/3", "/versions", "/history", "/verdicts/1"),
-    *("/freezes", "/freezes/declare"),
+    *("/freezes", "/freezes/declare", "/releases", "/webhooks", "/history/served?surface=search&at=2026-03-10+12:00"),
 ]
 
 

@@ -17,6 +17,8 @@ from tests.admin.site import HOME_FEED, Site
 from tests.builders import a_plan
 from tests.http_client import in_process
 
+PAGES = ("/", "/rollouts", "/releases", "/versions", "/history", "/freezes", "/webhooks")
+
 
 @pytest.fixture
 def visit(seeded: tuple[Path, Scene], tmp_path: Path) -> Iterator[httpx.Client]:
@@ -253,7 +255,7 @@ def test_a_replay_says_so_and_shows_its_own_time(tmp_path: Path) -> None:
 
 def test_a_fresh_deployment_tells_how_to_begin(tmp_path: Path) -> None:
     with in_process(create_app(Settings(data_dir=tmp_path, runs_scheduler=False), _noon)) as client:
-        pages = [text_of(client.get(path)) for path in ("/", "/rollouts", "/versions", "/history", "/freezes")]
+        pages = [text_of(client.get(path)) for path in PAGES]
 
     assert "No surface yet" in pages[0]
     assert all("500" not in page for page in pages)

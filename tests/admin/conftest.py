@@ -19,7 +19,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def guardedsite_with(tmp_path: Path) -> Iterator[Site]:
+def guarded_site(tmp_path: Path) -> Iterator[Site]:
     """The same, where only holders of a token may act."""
     yield from site_with(tmp_path, Settings(data_dir=tmp_path, runs_scheduler=False, tokens="grace=s3cret"))
 

@@ -14,16 +14,20 @@ from playwright.sync_api import Browser, Page, expect
 from control_plane.app import create_app
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
+from control_plane.domain.surface_graph import Edge
 from control_plane.registry import rollouts, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from control_plane.settings import Settings
 from tests.admin.browsing import CHROMIUM, chromium, serving
-from tests.admin.showcase import Scene
+from tests.admin.showcase import Scene, Showcase
+from tests.builders import a_plan
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is missing: apt-get install chromium"),
 ]
+
+Scheme = Literal["light", "dark"]
 
 PATHS = [
     *("/", "/rollouts", "/rollouts/1", "/rollouts/2", "/rollouts/3", "/versions", "/history", "/verdicts/1"),
@@ -55,7 +59,7 @@ def address(seeded: tuple[Path, Scene], tmp_path: Path, sessions: Sessions) -> I
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_load_without_an_error_and_never_scroll_sideways(
-    browser: Browser, address: str, width: int, scheme: Literal["light", "dark"]
+    browser: Browser, address: str, width: int, scheme: Scheme
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
@@ -145,7 +149,7 @@ def test_what_is_being_typed_is_not_taken_away(
 ) -> None:
     page = browser.new_page()
     page.goto(f"{address}/rollouts/1")
-    page.get_by_role("button", name="Advance").click()
+    page.get_by_role("button", name="Skip").click()
     page.get_by_label("Reason").fill("half a sent")
 
     with sessions.writing() as session:
@@ -153,16 +157,14 @@ def test_what_is_being_typed_is_not_taken_away(
     page.wait_for_timeout(1_500)
 
     expect(page.get_by_label("Reason")).to_have_value("half a sent")
-    page.get_by_role("button", name="Advance", exact=True).last.click()
+    page.get_by_role("button", name="Skip", exact=True).last.click()
     expect(page.get_by_role("heading")).to_have_text("That was not carried out")
     assert rollout_phase(sessions, seeded[1]) is Phase.HELD
     page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_what_is_behind_them(
-    browser: Browser, address: str, scheme: Literal["light", "dark"]
-) -> None:
+def test_words_stand_out_from_what_is_behind_them(browser: Browser, address: str, scheme: Scheme) -> None:
     page = browser.new_page(color_scheme=scheme)
     faint = {}
     for path in PATHS:
@@ -171,6 +173,40 @@ def test_words_stand_out_from_what_is_behind_them(
 
     assert faint == {}
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_release_s_graph_can_be_read_followed_and_rolled_back(
+    browser: Browser, address: str, sessions: Sessions, seeded: tuple[Path, Scene], width: int, scheme: Scheme
+) -> None:
+    release_id = release_two(sessions, seeded[1])
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(f"{address}/releases/{release_id}")
+
+    assert faint_words(page) == {}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Roll the whole release back").click()
+    page.get_by_label("Reason").fill("clicks fell")
+    page.get_by_role("button", name="Roll all back now").click()
+    expect(page.get_by_text("every surface of it is back already")).to_be_visible()
+    page.locator("svg a", has_text="Boards").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Boards: rollout")
+    page.close()
+
+
+def release_two(sessions: Sessions, scene: Scene) -> int:
+    showcase = Showcase(str(sessions.engine.url))
+    showcase.now = scene.now
+    candidates = {}
+    for surface in (Surface("ads"), Surface("boards")):
+        showcase.open(surface)
+        candidates[surface] = showcase.register(surface, "joint-2026-06-01")
+    edge = Edge(upstream=Surface("ads"), downstream=Surface("boards"), share_bp=2_500, held_seconds=7_200.0)
+    with sessions.writing() as session:
+        release_id = rollouts.create_release(session, candidates, a_plan(), [edge], by="grace", now=scene.now)
+    showcase.close()
+    return release_id
 
 
 def faint_words(page: Page) -> dict[str, float]:

@@ -18,7 +18,7 @@ from control_plane.api.deps import Id, LiveSince, Now, Sessions, Settings
 from control_plane.api.schemas import Name, VersionName
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import RolloutId
-from control_plane.registry import history, rollouts, surfaces
+from control_plane.registry import history, principals, rollouts, surfaces
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -51,10 +51,13 @@ def read_rollouts(request: Request, sessions: Sessions) -> Response:
 
 
 @router.get("/rollouts/{rollout_id}")
-def read_rollout(request: Request, rollout_id: Id, sessions: Sessions, now: Now, live_since: LiveSince) -> Response:
+def read_rollout(
+    request: Request, rollout_id: Id, sessions: Sessions, settings: Settings, now: Now, live_since: LiveSince
+) -> Response:
     with sessions.reading() as session:
         view = load_rollout(session, RolloutId(rollout_id), now=now, live_since=live_since)
-    return render(request, "rollout.html", page="/rollouts", view=view, lines=lines(view.changes))
+    members = () if view.approvals is None else principals.members_of(settings.groups, view.approvals.group)
+    return render(request, "rollout.html", page="/rollouts", view=view, members=members, lines=lines(view.changes))
 
 
 @router.get("/versions")

@@ -32,6 +32,11 @@ def group_names(groups_setting: str) -> tuple[str, ...]:
     return tuple(_members_by_group(groups_setting))
 
 
+def members_of(groups_setting: str, group: str) -> tuple[str, ...]:
+    """By name; nobody, where the setting does not name the group."""
+    return tuple(sorted(_members_by_group(groups_setting).get(group, frozenset())))
+
+
 def check_group(groups_setting: str, group: str, *, field: str) -> None:
     """Refuse a group that nobody can be a member of."""
     known = _members_by_group(groups_setting)

@@ -18,8 +18,8 @@ def test_approvals_are_shown_with_their_group_and_who_gave_them(grouped: Site) -
     grouped.command("approve", operator="ann", reason="looked at the logs")
     after = text_of(grouped.client.get(f"/rollouts/{grouped.rollout_id}"))
 
-    assert "Approvals 0 of 2 of oncall 2 more needed, of oncall; not ada, who created it" in before
-    assert re.search(r"1 of 2 of oncall ann \d\d:\d\d UTC: looked at the logs 1 more needed, of oncall", after)
+    assert "Approvals 0 of 2 of oncall 2 more needed, of oncall (ann); not ada, who created it" in before
+    assert re.search(r"1 of 2 of oncall ann \d\d:\d\d UTC: looked at the logs 1 more needed, of oncall \(ann\)", after)
     assert "1 of 2 approvals of oncall: ann." in text_of(grouped.client.get("/"))
 
 

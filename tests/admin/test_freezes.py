@@ -2,6 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from control_plane.admin.freezes import repeats_words
 from control_plane.domain.freeze import Calendar, Freeze
@@ -159,6 +160,17 @@ def test_rolling_back_by_the_button_works_while_the_line_is_stopped(site: Site) 
     site.command("roll_back", reason="clicks fell")
 
     assert site.state().candidate is None
+
+
+def test_a_page_about_a_failure_is_shown_even_where_freezes_cannot_be_read(site: Site) -> None:
+    with site.showcase.sessions.engine.begin() as connection:
+        connection.execute(text("DROP TABLE freeze_window"))
+
+    overview, wrong = site.client.get("/"), site.client.get("/rollouts/x/hold")
+
+    assert (overview.status_code, wrong.status_code) == (503, 422)
+    assert all(answer.headers["content-type"].startswith("text/html") for answer in (overview, wrong))
+    assert "Stop the line" in wrong.text
 
 
 def test_a_form_from_elsewhere_stops_nothing(site: Site) -> None:

@@ -105,7 +105,8 @@ def _question(title: str) -> Question:
     return Question(
         title=title,
         consequences=(
-            "It is tried again as if it had never been sent, before later events of the same rollout.",
+            "It is tried again as if it had never been sent. Later events of its surface may have been told already: "
+            "receivers go by the generation in it.",
             "A receiver that had got it after all sees the same event id, and can drop it.",
             "No rollout is touched.",
         ),

@@ -15,6 +15,7 @@ NODE_WIDTH, NODE_HEIGHT = 208, 76
 GAP, LAYER_GAP = 44, 104
 MARGIN = 6
 LABEL_WIDTH, LABEL_HEIGHT = 176, 40
+LABEL_SPACE, LABEL_ROW = 6, 46
 MOST_SCALED = 2 * NODE_WIDTH + GAP + 2 * MARGIN  # wider ones would be too small to read on a phone, and scroll
 BAR_WIDTH = NODE_WIDTH - 28
 POLICY_WORDS = {
@@ -39,7 +40,14 @@ class Node:
 class Place:
     x: float  # of the node's middle
     y: float  # of its upper edge
-    layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    places: Mapping[Surface, Place]
+    labels: Mapping[Edge, tuple[float, float]]  # the middle of each
+    width: float
+    height: float
 
 
 def condition_words(edge: Edge) -> str:
@@ -49,18 +57,19 @@ def condition_words(edge: Edge) -> str:
 
 
 def release_graph(nodes: Sequence[Node], edges: Sequence[Edge]) -> Markup:
-    places, width, height = _places([node.surface for node in nodes], edges)
-    body = "".join(_line(edge, edges, places) for edge in edges)
-    body += "".join(_node(node, places[node.surface]) for node in nodes)
-    body += "".join(_label(edge, edges, places) for edge in edges)
+    drawing = _layout([node.surface for node in nodes], edges)
+    body = "".join(_line(edge, drawing) for edge in edges)
+    body += "".join(_node(node, drawing.places[node.surface]) for node in nodes)
+    body += "".join(_label(edge, *drawing.labels[edge]) for edge in edges)
     words = "; ".join([*(f"{_name(node.surface)}: {node.words}" for node in nodes), *map(_edge_words, edges)])
-    frame = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'
+    width, height = drawing.width, drawing.height
+    frame = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img"'
     kind = "surface-graph" if width > MOST_SCALED else "surface-graph scales"
     return Markup(f'<svg class="{kind}" {frame} aria-label="{escape(words)}">{body}</svg>')
 
 
-def _places(surfaces: Sequence[Surface], edges: Sequence[Edge]) -> tuple[dict[Surface, Place], int, int]:
-    """Each surface one layer below the lowest that it follows; edges make no cycle."""
+def _layout(surfaces: Sequence[Surface], edges: Sequence[Edge]) -> _Drawing:
+    """Each surface one layer below the lowest that it follows; edges make no cycle. No label lies on another one."""
     upstream = {surface: [edge.upstream for edge in edges if edge.downstream == surface] for surface in surfaces}
 
     def layer(surface: Surface) -> int:
@@ -71,26 +80,58 @@ def _places(surfaces: Sequence[Surface], edges: Sequence[Edge]) -> tuple[dict[Su
         layers.setdefault(layer(surface), []).append(surface)
     widest = max((len(row) for row in layers.values()), default=1)
     width = widest * NODE_WIDTH + (widest - 1) * GAP + 2 * MARGIN
-    height = len(layers) * NODE_HEIGHT + max(len(layers) - 1, 0) * LAYER_GAP + 2 * MARGIN
-    places: dict[Surface, Place] = {}
+    middles: dict[Surface, float] = {}
     for depth in sorted(layers):
-        row = sorted(layers[depth], key=lambda surface: (_mean_x(upstream[surface], places, width), surface))
+        row = sorted(layers[depth], key=lambda surface: (_mean_x(upstream[surface], middles, width), surface))
         left = (width - (len(row) * NODE_WIDTH + (len(row) - 1) * GAP)) / 2 + NODE_WIDTH / 2
-        for index, surface in enumerate(row):
-            x, y = left + index * (NODE_WIDTH + GAP), MARGIN + depth * (NODE_HEIGHT + LAYER_GAP)
-            places[surface] = Place(x, y, depth)
-    return places, width, height
+        middles |= {surface: left + index * (NODE_WIDTH + GAP) for index, surface in enumerate(row)}
+    places: dict[Surface, Place] = {}
+    labels: dict[Edge, tuple[float, float]] = {}
+    y: float = MARGIN
+    for depth in sorted(layers):
+        above = [edge for edge in edges if edge.downstream in layers[depth]]
+        rows = _label_rows(above, edges, middles)
+        if depth:
+            y += LAYER_GAP + LABEL_ROW * max(rows.values(), default=0)
+        labels |= {
+            edge: (_label_x(edge, edges, middles), y - LAYER_GAP / 2 - 2 - LABEL_ROW * row)
+            for edge, row in rows.items()
+        }
+        places |= {surface: Place(middles[surface], y) for surface in layers[depth]}
+        y += NODE_HEIGHT
+    return _Drawing(places, labels, width, y + MARGIN)
 
 
-def _mean_x(upstream: Sequence[Surface], places: Mapping[Surface, Place], width: float) -> float:
+def _label_rows(above: Sequence[Edge], edges: Sequence[Edge], middles: Mapping[Surface, float]) -> dict[Edge, int]:
+    """The lowest row in which each label has room, of those between one layer and the one before it."""
+    rows: dict[Edge, int] = {}
+    for edge in above:
+        x = _label_x(edge, edges, middles)
+        taken = {
+            row for other, row in rows.items() if abs(_label_x(other, edges, middles) - x) < LABEL_WIDTH + LABEL_SPACE
+        }
+        rows[edge] = next(row for row in range(len(above)) if row not in taken)
+    return rows
+
+
+def _label_x(edge: Edge, edges: Sequence[Edge], middles: Mapping[Surface, float]) -> float:
+    """Above or below the node that has no other edge on that side, or else between both."""
+    if sum(other.downstream == edge.downstream for other in edges) == 1:
+        return middles[edge.downstream]
+    if sum(other.upstream == edge.upstream for other in edges) == 1:
+        return middles[edge.upstream]
+    return (middles[edge.upstream] + middles[edge.downstream]) / 2
+
+
+def _mean_x(upstream: Sequence[Surface], middles: Mapping[Surface, float], width: float) -> float:
     """So that a surface lies below what it follows, and few lines cross."""
-    return sum(places[surface].x for surface in upstream) / len(upstream) if upstream else width / 2
+    return sum(middles[surface] for surface in upstream) / len(upstream) if upstream else width / 2
 
 
-def _line(edge: Edge, edges: Sequence[Edge], places: Mapping[Surface, Place]) -> str:
+def _line(edge: Edge, drawing: _Drawing) -> str:
     """From below the upstream node through its label to above the downstream one."""
-    start, end = places[edge.upstream], places[edge.downstream]
-    x, y = _label_at(edge, edges, places)
+    start, end = drawing.places[edge.upstream], drawing.places[edge.downstream]
+    x, y = drawing.labels[edge]
     above = _curve(start.x, start.y + NODE_HEIGHT, x, y - LABEL_HEIGHT / 2)
     below = _curve(x, y + LABEL_HEIGHT / 2, end.x, end.y - 7)
     head = f"M{end.x - 5:.0f} {end.y - 7:.0f}h10l-5 7z"
@@ -119,25 +160,12 @@ def _node(node: Node, place: Place) -> str:
     return f'<a href="{escape(node.address)}">{body}</a>'
 
 
-def _label(edge: Edge, edges: Sequence[Edge], places: Mapping[Surface, Place]) -> str:
-    x, y = _label_at(edge, edges, places)
+def _label(edge: Edge, x: float, y: float) -> str:
     body = f'<rect class="g-label" x="{x - LABEL_WIDTH / 2:.0f}" y="{y - LABEL_HEIGHT / 2:.0f}" '
     body += f'width="{LABEL_WIDTH}" height="{LABEL_HEIGHT}" rx="6"/>'
     body += f'<text class="g-condition" x="{x:.0f}" y="{y - 3:.0f}" text-anchor="middle">{condition_words(edge)}</text>'
     body += f'<text class="g-policy" x="{x:.0f}" y="{y + 14:.0f}" text-anchor="middle">'
     return f"{body}{POLICY_WORDS[edge.on_rollback]}</text>"
-
-
-def _label_at(edge: Edge, edges: Sequence[Edge], places: Mapping[Surface, Place]) -> tuple[float, float]:
-    """At the end that the edge has to itself, or else between both; never on a layer that it only crosses."""
-    start, end = places[edge.upstream], places[edge.downstream]
-    comes_alone = sum(other.downstream == edge.downstream for other in edges) == 1
-    leaves_alone = sum(other.upstream == edge.upstream for other in edges) == 1
-    if comes_alone:
-        return end.x, end.y - LAYER_GAP / 2 - 2
-    if leaves_alone:
-        return start.x, start.y + NODE_HEIGHT + LAYER_GAP / 2 - 2
-    return (start.x + end.x) / 2, end.y - LAYER_GAP / 2 - 2
 
 
 def _edge_words(edge: Edge) -> str:

@@ -1,9 +1,10 @@
 import re
 from datetime import timedelta
+from itertools import combinations
 
 import pytest
 
-from control_plane.admin.release_graph import Node, condition_words, release_graph
+from control_plane.admin.release_graph import LABEL_HEIGHT, LABEL_WIDTH, Node, condition_words, release_graph
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
@@ -137,10 +138,15 @@ def test_an_edge_s_condition_in_words(edge: Edge, words: str) -> None:
     assert condition_words(edge) == words
 
 
-def test_no_two_surfaces_of_a_graph_lie_on_one_another_and_upstream_lies_above() -> None:
+@pytest.mark.parametrize(
+    "pairs", ["ab ac bd cd ad ed", "ac ad bc bd", "ab cd ce fd", "ad bd cd de df ef", "", "ab bc ac"]
+)
+def test_nothing_in_a_graph_lies_on_anything_else_and_upstream_lies_above(pairs: str) -> None:
     names = [Surface(name) for name in "abcdef"]
-    pairs = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("a", "d"), ("e", "d")]
-    edges = [Edge(upstream=Surface(up), downstream=Surface(to), share_bp=100, held_seconds=0.0) for up, to in pairs]
+    edges = [
+        Edge(upstream=Surface(pair[0]), downstream=Surface(pair[1]), share_bp=100, held_seconds=0.0)
+        for pair in pairs.split()
+    ]
     nodes = [Node(surface=name, words="pending", colour="neutral", candidate_bp=0, address="/") for name in names]
 
     drawn = str(release_graph(nodes, edges))
@@ -150,6 +156,13 @@ def test_no_two_surfaces_of_a_graph_lie_on_one_another_and_upstream_lies_above()
     assert len(set(where.values())) == len(names)
     assert all(where[edge.upstream][1] < where[edge.downstream][1] for edge in edges)
     assert min(x for x, _ in where.values()) >= 0
+    labels = [(int(x), int(y)) for x, y in re.findall(r'class="g-label" x="(-?\d+)" y="(-?\d+)"', drawn)]
+    assert len(labels) == len(edges)
+    assert [pair for pair in combinations(labels, 2) if overlap(*pair)] == []
+
+
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(one[0] - other[0]) < LABEL_WIDTH and abs(one[1] - other[1]) < LABEL_HEIGHT
 
 
 def a_release(site: Site) -> int:

@@ -111,7 +111,8 @@ def resume(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
 @app.command()
 def approve(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
     """Give one approval to the present step."""
-    _command(rollout_id, "approve", reason)
+    rollout = _command(rollout_id, "approve", reason)
+    out.print(f"  approved by {', '.join(rollout['approvals'])}; {rollout['approvals_needed']} more needed")
 
 
 @app.command()
@@ -126,11 +127,13 @@ def abort(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
     _command(rollout_id, "abort", reason)
 
 
-def _command(rollout_id: int, command: str, reason: str) -> None:
+def _command(rollout_id: int, command: str, reason: str) -> Json:
     body: Json = {"command": command, "reason": reason}
     if command not in ("roll_back", "abort", "hold"):  # what makes safer never waits for a second look
         body["seen_generation"] = _generation(rollout_id)
-    out.print(_sentence(call("POST", f"/v1/rollouts/{rollout_id}/commands", body=body)), soft_wrap=True)
+    rollout: Json = call("POST", f"/v1/rollouts/{rollout_id}/commands", body=body)
+    out.print(_sentence(rollout), soft_wrap=True)
+    return rollout
 
 
 def _generation(rollout_id: int) -> int:

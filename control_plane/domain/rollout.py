@@ -311,7 +311,9 @@ def _check_reason(command: Command, reason: str) -> None:
 def _check_approver(rollout: Rollout, by: str, reason: str, groups: Collection[str]) -> None:
     group = rollout.standing_step.approval_group if rollout.standing_step is not None else ""
     if by == rollout.created_by:
-        raise Forbidden(by, "approve a rollout that they created themselves")
+        raise Forbidden(
+            by, "approve a rollout that they created themselves; somebody else does, or skip the step with a reason"
+        )
     if group and group not in groups:
         raise Forbidden(by, f"approve this step: it takes members of {group}")
     if not rollout.is_monitored:

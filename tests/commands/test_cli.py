@@ -42,6 +42,26 @@ def test_a_rollout_is_started_shown_and_rolled_back(surefoot: Run, world: World,
     assert (last.by, last.reason) == ("ann", "pager")
 
 
+def test_an_approval_says_who_gave_it_and_how_many_are_wanting(
+    surefoot: Run, world: World, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan.write_text(PLAN.replace("{share: 1%}", "{share: 1%, approvals: 2}"))
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+    world.heartbeat()
+    world.tick()
+    world.heartbeat()
+    world.tick()
+    surefoot("rollout", "skip", 1, "--reason", "seen enough")
+
+    own = surefoot("rollout", "approve", 1)
+    monkeypatch.setenv("SUREFOOT_OPERATOR", "bob")
+    others = surefoot("rollout", "approve", 1)
+
+    assert own.exit_code == 1
+    assert "somebody else does, or skip the step with a reason" in own.stderr
+    assert "approved by bob; 1 more needed" in others.output
+
+
 def test_a_rollout_is_steered(surefoot: Run, world: World, plan: Path) -> None:
     surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
     world.heartbeat()

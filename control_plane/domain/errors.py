@@ -103,7 +103,8 @@ class SurfaceBusy(ControlPlaneError):
     def __init__(self, surface: str, rollout_id: int) -> None:
         self.surface = surface
         self.rollout_id = rollout_id
-        super().__init__(f"{surface} is busy with rollout {rollout_id}; finish it or roll it back first")
+        ways = "end it first; a new rollout may queue behind it or replace it (on_busy)"
+        super().__init__(f"{surface} is busy with rollout {rollout_id}; {ways}")
 
 
 class StaleGeneration(ControlPlaneError):

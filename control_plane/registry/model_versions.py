@@ -154,7 +154,10 @@ def _check_fits(session: Session, manifest: Manifest) -> None:
     view_types, signature = _surfaces_own(session, version.surface, manifest.model_name)
     missing = [view_type for view_type in view_types if view_type not in manifest.view_types]
     if missing:
-        raise InvalidManifest("view_types", f"{version.surface} also serves {', '.join(missing)}")
+        exported = ", ".join(manifest.view_types)
+        raise InvalidManifest(
+            "view_types", f"{version.surface} also serves {', '.join(missing)}; the export has {exported}"
+        )
     if signature is not None and signature != version.feature_signature:
         raise InvalidManifest(
             "digests.feature_signature",

@@ -70,7 +70,7 @@ def test_a_view_type_of_the_surface_that_the_model_lacks_is_refused(sessions: Se
     with sessions.writing() as session:
         rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
-        with pytest.raises(InvalidManifest, match="also serves position_3"):
+        with pytest.raises(InvalidManifest, match="also serves position_3; the export has position_1, position_2"):
             model_versions.register(
                 session, a_manifest(view_types=VIEW_TYPES[:2]), artifact_uri="/a", by="ada", now=NOON
             )

@@ -1,5 +1,6 @@
 """`surefoot up|serve|scheduler|aggregate|runtime|train|export|demo`: the processes."""
 
+import errno
 import os
 import signal
 import socket
@@ -145,7 +146,9 @@ def _refuse_taken_port(host: str, port: int, setting: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            fail(f"cannot listen on {host}:{port}: {error.strerror}; {setting} chooses another", code=2)
+            held = "; something runs there already: an `up` that was killed leaves its processes behind"
+            why = f"{error.strerror}{held if error.errno == errno.EADDRINUSE else ''}"
+            fail(f"cannot listen on {host}:{port}: {why}; {setting} chooses another port", code=2)
 
 
 def _stop_event() -> threading.Event:

@@ -236,7 +236,7 @@ def test_a_port_in_use_is_a_plain_sentence(command: str, tmp_path: Path, monkeyp
         )
 
     assert refused.returncode == 2
-    assert "Address already in use; SUREFOOT_PORT chooses another" in refused.stderr
+    assert "Address already in use; something runs there already" in refused.stderr
 
 
 def test_a_version_is_named_by_its_first_digits(surefoot: Run, world: World, plan: Path) -> None:

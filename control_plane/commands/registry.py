@@ -28,7 +28,10 @@ def add_surface(
 @surface_app.command("list")
 def list_surfaces() -> None:
     """Show what serves where."""
-    for state in call("GET", "/v1/surfaces")["surfaces"]:
+    surfaces = call("GET", "/v1/surfaces")["surfaces"]
+    if not surfaces:
+        out.print("no surfaces yet; `surefoot surface add` names one")
+    for state in surfaces:
         candidate = (
             f", candidate {state['candidate']} at {state['candidate_bp'] / 100:g} %" if state["candidate"] else ""
         )

@@ -4,11 +4,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
+from control_plane.__main__ import app as command_line
+from control_plane.app import create_app
 from control_plane.domain.rollout import Phase, RolloutId
 from control_plane.registry import evidence, history, model_versions
+from control_plane.settings import Settings
 from tests.api.deployment import write_artifact
+from tests.api.live_server import serving
+from tests.builders import NOON
 from tests.commands.conftest import Run
 from tests.stories.world import World
 
@@ -223,6 +228,17 @@ def test_moments_are_computed_ahead(surefoot: Run, world: World) -> None:
     world.live_until(rollout_id, Phase.SHADOW, at_most_days=1)
 
     assert "moments of 1 rollouts" in surefoot("aggregate", "--once").output
+
+
+def test_an_empty_registry_says_how_to_name_a_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_dir=tmp_path, runs_scheduler=False)
+    with serving(create_app(settings, lambda: NOON)) as url:
+        monkeypatch.setenv("SUREFOOT_URL", url)
+
+        listed = CliRunner().invoke(command_line, ["surface", "list"])
+
+    assert listed.exit_code == 0
+    assert "no surfaces yet; `surefoot surface add` names one" in listed.output
 
 
 @pytest.mark.parametrize("command", ["serve", "up"])

@@ -328,7 +328,7 @@ class RolloutLineOut(RolloutFactsOut):
     until: datetime | None = Field(description="an estimate, where one exists")
     live_runtimes: int
     loaded_runtimes: int = Field(description="live ones that have the candidate in memory")
-    acknowledged_runtimes: int = Field(description="live ones that serve the present generation")
+    acknowledged_runtimes: int = Field(description="live ones that serve the present weights")
     acknowledged_bp: int = Field(description="weight of the candidate as far as live runtimes acknowledged it")
 
     @classmethod

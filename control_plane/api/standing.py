@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from control_plane.domain.decision import Decision, Readiness, decide
 from control_plane.domain.model_version import Part
 from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
-from control_plane.registry import evidence, gates, model_versions, rollouts, runtimes, surfaces
+from control_plane.domain.verdict import Verdict
+from control_plane.registry import evidence, gates, model_versions, rollouts, surfaces
 from control_plane.registry.evidence import StoredVerdict
 
 
@@ -44,8 +45,7 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
     state = surfaces.get(session, rollout.surface)
     stored = evidence.latest(session, rollout.rollout_id)
     readiness = gates.readiness(session, rollout, now=now, live_since=live_since)
-    health = runtimes.health(session, state, rollout.stable, rollout.candidate, live_since=live_since)
-    decision = decide(rollout, None if stored is None else stored.verdict, readiness=readiness, now=now)
+    decision = decide(rollout, _of_this_stage(stored, rollout), readiness=readiness, now=now)
     is_finished = rollout.phase in FINISHED
     home_since = state.home_since(now=now) if state.rollout_id == rollout.rollout_id else None
     return Standing(
@@ -55,11 +55,17 @@ def standing_of(session: Session, rollout: Rollout, *, now: datetime, live_since
         waiting_for=None if is_finished else _wording(decision, readiness, home_since, _ahead(session, rollout)),
         until=None if is_finished or home_since is not None else decision.until,
         live_runtimes=readiness.live_runtimes,
-        acknowledged_runtimes=health.acknowledged_runtimes,
+        acknowledged_runtimes=readiness.acknowledged_runtimes,
         loaded_runtimes=readiness.loaded_runtimes,
         home_since=home_since,
         changed_parts=model_versions.changed_parts(session, before=rollout.stable, after=rollout.candidate),
     )
+
+
+def _of_this_stage(stored: StoredVerdict | None, rollout: Rollout) -> Verdict | None:
+    """A verdict on an earlier weight says nothing of what this one waits for."""
+    is_of_it = stored is not None and stored.verdict.generation >= rollout.stage_generation
+    return stored.verdict if stored is not None and is_of_it else None
 
 
 def _ahead(session: Session, rollout: Rollout) -> list[RolloutId]:

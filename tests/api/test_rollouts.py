@@ -149,6 +149,31 @@ def test_a_rollout_tells_how_far_the_runtimes_follow(deployment: Deployment) -> 
     assert (seen["candidate_bp"], seen["acknowledged_bp"]) == (400, 200)
 
 
+def test_runtimes_follow_still_when_a_change_left_the_weights_alone(deployment: Deployment) -> None:
+    """A hold raises the generation; what runtimes serve stays what was set."""
+    rollout = deployment.ramp(deployment.create_rollout(steps=[{"share": "4%"}, {"share": "100%"}])["rollout_id"])
+    deployment.heartbeat(generations={"home_feed": rollout["generation"]}, loaded=[rollout["candidate"]])
+
+    held = deployment.command(rollout["rollout_id"], "hold", reason="lunch").json()
+
+    assert held["generation"] == rollout["generation"] + 1
+    assert (held["candidate_bp"], held["acknowledged_bp"]) == (400, 400)
+
+
+def test_a_verdict_on_an_earlier_weight_says_nothing_of_what_this_one_waits_for(deployment: Deployment) -> None:
+    rollout = deployment.ramp(deployment.create_rollout()["rollout_id"])
+    before = {**rollout, "generation": rollout["generation"] - 1}
+    record_verdict(deployment, before, Outcome.HOLD, reason="0 of 1000 pairs in the shadow")
+    with deployment.parts.sessions.writing() as session:
+        rollouts.acknowledge(
+            session, rollout["rollout_id"], seen_generation=rollout["generation"], at=deployment.clock.now
+        )
+
+    seen = deployment.client.get(f"/v1/rollouts/{rollout['rollout_id']}").json()
+
+    assert seen["waiting_for"] == "waiting for the first verdict"
+
+
 def test_a_rollout_that_nobody_watched_tells_that_its_users_are_on_stable(deployment: Deployment) -> None:
     rollout = deployment.ramp(deployment.create_rollout()["rollout_id"])
     deployment.heartbeat(generations={"home_feed": rollout["generation"]})

@@ -158,8 +158,11 @@ def _read_inputs(header: dict[str, Any], arrays: dict[str, IntegerArray]) -> Inp
     }
     counts = {arm: _serving_counts(health[arm]) for arm in ("stable", "candidate")}
     whole = {name: _whole(value) for name, value in stage.items() if name != "phase"}
+    plan = plan_from_mapping(header["plan"])
+    if not -1 <= whole["step"] < len(plan.steps):
+        raise ValueError(f"a stage at step {whole['step']} of {len(plan.steps)}")
     return Inputs(
-        plan=plan_from_mapping(header["plan"]),
+        plan=plan,
         stage=Stage(phase=Phase(stage["phase"]), **whole),
         moments=Moments(**fields),
         health=Health(**{**health, **counts}),

@@ -201,7 +201,7 @@ def test_a_rollout_goes_through_shadow_and_ramp_and_is_rolled_back(running: Runn
     in_shadow = outputs_of(running.http.post(INFER, json=show))
     running.http.post("/v1/flush").raise_for_status()
     logged_in_shadow = running.engine.sink.counts().accepted
-    generation = command(running, rollout_id, "advance")
+    generation = command(running, rollout_id, "skip")
     in_ramp = running.http.post(INFER, json=show)
     command(running, rollout_id, "roll_back")
     back = outputs_of(running.http.post(INFER, json=show))
@@ -217,7 +217,7 @@ def test_users_for_whom_a_candidate_fails_are_answered_by_stable_and_logged_so(
     running: Running, artifacts: Artifacts
 ) -> None:
     rollout_id = start_ramp(running, artifacts.poisoned.version_id, steps=("99%",))
-    for name in ("start", "advance", "advance"):
+    for name in ("start", "advance", "skip"):
         command(running, rollout_id, name)
     batch = sound_batch()
     batch.candidate_categorical_NC[:, 0] = POISONED_ITEM
@@ -237,7 +237,7 @@ def test_a_candidate_that_does_not_load_costs_no_user_an_answer(artifacts: Artif
     with serving_home_feed(replace(artifacts, candidate=copy), tmp_path) as running:
         (copy.folder / "trunk.safetensors").unlink()
         rollout_id = start_ramp(running, copy.version_id)
-        for name in ("start", "advance", "advance"):
+        for name in ("start", "advance", "skip"):
             command(running, rollout_id, name)
 
         outputs = outputs_of(running.http.post(INFER, json=as_json(tensors_of(sound_batch()))))
@@ -410,7 +410,7 @@ def test_after_a_restart_without_a_control_plane_stable_serves_from_disk(
     running: Running, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     rollout_id = start_ramp(running, artifacts.candidate.version_id)
-    for name in ("start", "advance", "advance"):
+    for name in ("start", "advance", "skip"):
         command(running, rollout_id, name)
 
     with running_runtime(NOWHERE, tmp_path / "runtime") as (_, url), httpx.Client(base_url=url) as http:

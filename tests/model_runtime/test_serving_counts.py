@@ -105,7 +105,7 @@ def test_a_vocabulary_that_callers_outgrew_shows_as_nulls(running: Running, arti
 
 def test_bad_scores_of_a_candidate_are_counted_by_call(running: Running, artifacts: Artifacts) -> None:
     rollout_id = start_ramp(running, artifacts.poisoned.version_id)
-    for name in ("start", "advance", "advance"):
+    for name in ("start", "advance", "skip"):
         command(running, rollout_id, name)
     batch = sound_batch(num_users=MAX_USERS, num_rows=64)
     batch.candidate_categorical_NC[:, 0] = POISONED_ITEM

@@ -8,6 +8,7 @@ empty dict.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -104,7 +105,8 @@ def _action(point: str, told: str) -> Callable[[], None]:
 
 
 def _signal_itself(number: signal.Signals) -> None:
-    os.kill(os.getpid(), number)
+    """To this very thread: one sent to the process may reach another first, and this one would go on for a while."""
+    signal.pthread_kill(threading.get_ident(), number)
 
 
 def _raise(point: str) -> None:

@@ -27,7 +27,7 @@ from control_plane.guardrails.operational import operational_findings
 from control_plane.guardrails.paired_brier import brier_findings
 from control_plane.guardrails.policies import policy_of
 from control_plane.guardrails.rulings import Evidence, Ruling
-from control_plane.guardrails.safe_share import safe_share_bp
+from control_plane.guardrails.safe_share import largest_safe_share_bp
 from control_plane.guardrails.sample_ratio import cross_exposure
 from control_plane.guardrails.sanity import check_moments, check_plan
 from control_plane.guardrails.score_calibration import score_calibration_findings
@@ -173,8 +173,8 @@ def _in_ramp(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
     )
     safe_bp = None
     if look.plan.is_adaptive:
-        safe_bp = safe_share_bp(look, evidence.findings) if ruling.rule in COMPARABLE else 0
-    return replace(_verdict(evidence, ruling), safe_share_bp=safe_bp)
+        safe_bp = largest_safe_share_bp(look, evidence.findings) if ruling.rule in COMPARABLE else 0
+    return _verdict(evidence, ruling, safe_share_bp=safe_bp)
 
 
 def _in_watch(look: Look, case: Case, compared: tuple[Finding, ...]) -> Verdict:
@@ -207,7 +207,7 @@ def _limited_findings(look: Look, health: Health, readings: Sequence[Reading]) -
     yield from external_findings(look, readings)
 
 
-def _verdict(evidence: Evidence, ruling: Ruling) -> Verdict:
+def _verdict(evidence: Evidence, ruling: Ruling, *, safe_share_bp: int | None = None) -> Verdict:
     look, moments, stage = evidence.look, evidence.look.moments, evidence.look.stage
     return Verdict(
         outcome=ruling.outcome,
@@ -231,4 +231,5 @@ def _verdict(evidence: Evidence, ruling: Ruling) -> Verdict:
         generation=stage.generation,
         seconds_to_resolve=ruling.seconds,
         needs_person=ruling.needs_person,
+        safe_share_bp=safe_share_bp,
     )

@@ -24,7 +24,7 @@ KNOWN = frozenset({Answer.SAFE, Answer.UNDECIDED})
 HALVINGS = 50  # of an interval of 37: to the last bits of a double
 
 
-def safe_share_bp(look: Look, findings: tuple[Finding, ...]) -> int:
+def largest_safe_share_bp(look: Look, findings: tuple[Finding, ...]) -> int:
     """The largest share, in whole basis points and at most the next step's, that every required gate allows.
 
     A gate of engagement or calibration allows a share if the bound of its loss × the share × its segment's part of the

@@ -12,7 +12,7 @@ from control_plane.domain.model_version import ModelVersion, Surface, VersionId,
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
-from control_plane.registry import model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 
 SURFACE = Surface("home_feed")
@@ -60,7 +60,7 @@ class Ramp:
                 state = surfaces.get(session, SURFACE)
                 if state.rollout_id is not None:
                     rollouts.roll_back_surface(session, SURFACE, by=BY, reason=WHY, now=_now())
-                rollout = rollouts.create(session, SURFACE, self._registered(session), PLAN, by=BY, now=_now())
+                rollout = arrivals.create(session, SURFACE, self._registered(session), PLAN, by=BY, now=_now())
                 self._command(session, rollout.rollout_id, Command.START)
                 while self._command(session, rollout.rollout_id, Command.SKIP).phase is not Phase.RAMPING:
                     pass

@@ -19,7 +19,7 @@ from control_plane.api.schemas import (
     RolloutFactsOut,
 )
 from control_plane.domain.model_version import Surface, VersionId
-from control_plane.registry import release_rows, releases, rollouts
+from control_plane.registry import arrivals, release_rows, releases, rollouts
 from control_plane.registry.idempotency import Answer
 from control_plane.registry.release_rows import Release
 
@@ -48,7 +48,7 @@ def create_release(body: ReleaseIn, once: Once, operator: Operator, now: Now) ->
     candidates = {Surface(surface): VersionId(version) for surface, version in body.candidates.items()}
 
     def create(session: Session) -> Answer:
-        release_id = rollouts.create_release(session, candidates, plan, edges, by=operator, now=now)
+        release_id = arrivals.create_release(session, candidates, plan, edges, by=operator, now=now)
         made = ReleaseOut(**_facts(session, release_rows.load(session, release_id), now))
         return answer(made, status=status.HTTP_201_CREATED, location=f"/v1/releases/{release_id}")
 

@@ -33,7 +33,7 @@ from control_plane.api.schemas import (
 from control_plane.api.standing import Standing, standing_of
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import RolloutId
-from control_plane.registry import evidence, rollouts
+from control_plane.registry import arrivals, evidence, rollouts
 from control_plane.registry.idempotency import Answer
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
@@ -76,7 +76,7 @@ def create_rollout(body: RolloutIn, once: Once, operator: Operator, now: Now, li
     surface, candidate = Surface(body.surface), VersionId(body.candidate)
 
     def create(session: Session) -> Answer:
-        rollout = rollouts.create(session, surface, candidate, plan, by=operator, now=now, on_busy=body.on_busy)
+        rollout = arrivals.create(session, surface, candidate, plan, by=operator, now=now, on_busy=body.on_busy)
         standing = standing_of(session, rollout, now=now, live_since=live_since)
         location = f"/v1/rollouts/{rollout.rollout_id}"
         return _answer(standing, status=status.HTTP_201_CREATED, location=location)

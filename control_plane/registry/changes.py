@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
-from control_plane.domain.errors import StaleGeneration
+from control_plane.domain.errors import StaleGeneration, SurfaceBusy
 from control_plane.domain.event_types import SPLIT_CHANGED
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Rollout
@@ -48,6 +48,11 @@ def lock_one(session: Session, surface: Surface) -> SurfaceState:
 def check_seen(state: SurfaceState, seen_generation: int | None) -> None:
     if seen_generation is not None and seen_generation != state.generation:
         raise StaleGeneration(state.surface, seen=seen_generation, current=state.generation)
+
+
+def refuse_busy(state: SurfaceState) -> None:
+    if state.rollout_id is not None:
+        raise SurfaceBusy(state.surface, state.rollout_id)
 
 
 def change(
@@ -186,4 +191,7 @@ def _announce(
 def _phase(rollout: Rollout | None) -> dict[str, object] | None:
     if rollout is None:
         return None
-    return {"rollout_id": rollout.rollout_id, "phase": rollout.phase.value, "step": rollout.step}
+    told: dict[str, object] = {"rollout_id": rollout.rollout_id, "phase": rollout.phase.value, "step": rollout.step}
+    if rollout.acknowledged_at is not None:  # the row of a rollout keeps it of the present stage only
+        told["acknowledged_at"] = rollout.acknowledged_at.astimezone(UTC).isoformat()
+    return told

@@ -1,6 +1,6 @@
 """The writer: every change of what serves goes through here, whole or not at all, in the caller's transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -24,7 +24,6 @@ from control_plane.domain.rollout import (
     GROWING,
     RESTART,
     Command,
-    OnBusy,
     Phase,
     Rollout,
     RolloutId,
@@ -55,7 +54,7 @@ from control_plane.registry.quarantine import QuarantinedDigest
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import RolloutRow, SurfaceRow
 
-CREATE_SURFACE, ADOPT, CREATE = "create_surface", "adopt", "create"  # in the history, beside `Command`s
+CREATE_SURFACE, ADOPT = "create_surface", "adopt"  # in the history, beside `Command`s
 GOING_HOME = frozenset({Command.ROLL_BACK.value, Command.ABORT.value, quarantines.COMMAND})
 
 
@@ -107,61 +106,10 @@ def adopt(
     if before.stable == version_id:
         return before
     changes.check_seen(before, seen_generation)
-    _refuse_busy(before)
+    changes.refuse_busy(before)
     model_versions.check_may_serve(session, version_id, surface)
     after = replace(before, stable=version_id, last_proven=before.stable)
     return changes.change(session, before, after, Cause(command=ADOPT, by=by, reason=reason, now=now))
-
-
-def create(
-    session: Session,
-    surface: Surface,
-    candidate: VersionId,
-    plan: RolloutPlan,
-    *,
-    by: str,
-    now: datetime,
-    release_id: int | None = None,
-    on_busy: OnBusy = OnBusy.REJECT,
-) -> Rollout:
-    """Make a pending rollout, due at once; it starts from nothing, whatever other digests have shown.
-
-    Where the surface carries another one, `on_busy` says what happens. A queued rollout waits for it to end; one that
-    replaces it aborts it in the same transaction, so that its candidate does not return.
-
-    Raises:
-        SurfaceBusy, NoSafeVersion (nothing is stable yet), UnknownName, Quarantined (also if once taken back).
-    """
-    if on_busy is OnBusy.REPLACE:
-        _lock_replaced(session, surface)
-    before = changes.lock_one(session, surface)
-    if on_busy is OnBusy.REJECT:
-        _refuse_busy(before)
-    if before.stable is None:
-        raise NoSafeVersion(surface)
-    if candidate == before.stable:
-        raise InvalidField("candidate", f"{candidate} is {surface}'s stable version already")
-    model_versions.check_may_serve(session, candidate, surface)
-    others = before.rollout_id is not None or (on_busy is OnBusy.QUEUE and rollout_rows.queued(session, surface))
-    rollout = rollout_rows.insert(
-        session,
-        surface,
-        stable=before.stable,
-        candidate=candidate,
-        plan=plan,
-        by=by,
-        now=now,
-        release_id=release_id,
-        phase=Phase.QUEUED if others else Phase.PENDING,
-    )
-    if not others:
-        cause = Cause(command=CREATE, by=by, reason="", now=now)
-        changes.change(session, before, replace(before, rollout_id=rollout.rollout_id), cause, becomes=rollout)
-        return rollout
-    if on_busy is OnBusy.REPLACE:
-        return _replace(session, before, rollout, by=by, now=now)
-    changes.change(session, before, before, Cause(command=queues.QUEUE, by=by, reason="", now=now), becomes=rollout)
-    return rollout
 
 
 def apply_command(
@@ -282,26 +230,6 @@ def acknowledge(
         rollout = replace(rollout, acknowledged_at=at)
         rollout_rows.store(session, rollout)
     return rollout
-
-
-def dequeue(
-    session: Session, surface: Surface, *, now: datetime, by: str = "scheduler", epoch: int | None = None
-) -> Rollout | None:
-    """Make the oldest queued rollout of a free surface pending, over what is stable there now; None if none can.
-
-    One whose candidate is stable by now, or may not serve any more, ends with that as its reason.
-
-    Raises:
-        Deposed, Frozen.
-    """
-    if epoch is not None:
-        leases.check(session, leases.SCHEDULER, epoch)
-    before = changes.lock_one(session, surface)
-    if before.rollout_id is not None or not rollout_rows.queued(session, surface):
-        return None
-    freezes.check(session, surface, now=now, by=by, groups=(), reason="")
-    cause = Cause(command=queues.DEQUEUE, by=by, reason="the surface is free", now=now)
-    return queues.take_next(session, before, cause)
 
 
 def renew_watch(
@@ -437,23 +365,6 @@ def set_next_check(session: Session, rollout_id: RolloutId, at: datetime, *, epo
     rollout_rows.set_next_check(session, rollout_id, at)
 
 
-def create_release(
-    session: Session,
-    candidates: Mapping[Surface, VersionId],
-    plan: RolloutPlan,
-    edges: Sequence[Edge],
-    *,
-    by: str,
-    now: datetime,
-) -> int:
-    """Make one pending rollout a surface, all of them or none, tied together by `edges`; return the release's id."""
-    release_id = release_rows.insert(session, edges, list(candidates), by=by, now=now)
-    changes.lock(session, list(candidates))
-    for surface in sorted(candidates):
-        create(session, surface, candidates[surface], plan, by=by, now=now, release_id=release_id)
-    return release_id
-
-
 def roll_back_release(session: Session, release_id: int, *, by: str, reason: str, now: datetime) -> dict[Surface, str]:
     """Take a whole release home, furthest downstream first; return what could not go, and why. Twice is as once.
 
@@ -497,35 +408,6 @@ def _check_surface(surface: str, view_types: Sequence[str]) -> None:
         raise InvalidField("view_types", "must name at least one")
     if len(set(view_types)) != len(view_types):
         raise InvalidField("view_types", "must not repeat")
-
-
-def _lock_replaced(session: Session, surface: Surface) -> None:
-    """All surfaces that an abort may change, in one go: a second lock could wait for who waits for the first."""
-    rollout_id = surfaces.get(session, surface).rollout_id
-    if rollout_id is not None:
-        changes.lock(session, commands.surfaces_of(session, rollout_rows.load(session, rollout_id), Command.ABORT))
-
-
-def _replace(session: Session, before: SurfaceState, rollout: Rollout, *, by: str, now: datetime) -> Rollout:
-    """Abort the surface's rollout for one that was queued just now."""
-    if before.rollout_id is not None:
-        if rollout_rows.load(session, before.rollout_id).candidate == rollout.candidate:
-            rule = f"{rollout.candidate} is the candidate of rollout {before.rollout_id} already; restart that one"
-            raise InvalidField("candidate", rule)
-        reason = f"replaced by rollout {rollout.rollout_id} of {rollout.candidate}"
-        apply_command(session, before.rollout_id, Command.ABORT, by=by, now=now, reason=reason)
-        before = changes.lock_one(session, rollout.surface)
-    becomes = replace(rollout, phase=Phase.PENDING)
-    rollout_rows.store(session, becomes)
-    rollout_rows.set_next_check(session, becomes.rollout_id, now)
-    cause = Cause(command=CREATE, by=by, reason="", now=now)
-    changes.change(session, before, replace(before, rollout_id=becomes.rollout_id), cause, becomes=becomes)
-    return becomes
-
-
-def _refuse_busy(state: SurfaceState) -> None:
-    if state.rollout_id is not None:
-        raise SurfaceBusy(state.surface, state.rollout_id)
 
 
 def _in_words(seconds: float) -> str:

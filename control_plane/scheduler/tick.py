@@ -18,7 +18,7 @@ from control_plane.evidence.event_log import EventLog
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
 from control_plane.providers.sources import Source
-from control_plane.registry import evidence, freezes, gates, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, evidence, freezes, gates, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.scheduler.external import NO_SOURCES, External, read_external
@@ -141,7 +141,7 @@ def dequeue(sessions: Sessions, report: TickReport, *, now: datetime, epoch: int
     for surface in open_surfaces:
         try:
             with sessions.writing() as session:
-                rollout = rollouts.dequeue(session, surface, by=SCHEDULER, now=now, epoch=epoch)
+                rollout = arrivals.dequeue(session, surface, by=SCHEDULER, now=now, epoch=epoch)
         except Deposed:
             raise
         except ControlPlaneError as error:

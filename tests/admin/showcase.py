@@ -13,7 +13,7 @@ from control_plane.domain.moments import Moments, ServingCounts
 from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
-from control_plane.registry import leases, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, leases, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.rehearsal.audience import Audience, Effects
 from control_plane.rehearsal.traffic import Traffic
@@ -116,7 +116,7 @@ class Showcase:
     def roll_out(self, surface: str, effects: Effects, *, seed: int) -> RolloutId:
         candidate = self.register(surface, "joint-2026-03-02")
         with self.sessions.writing() as session:
-            rollout = rollouts.create(session, Surface(surface), candidate, a_plan(**PLAN), by="ada", now=self.now)
+            rollout = arrivals.create(session, Surface(surface), candidate, a_plan(**PLAN), by="ada", now=self.now)
         started_at_ms = round(self.now.timestamp() * 1_000)
         self._traffic[rollout.rollout_id] = Traffic(
             a_plan(**PLAN), AUDIENCE, effects, seed=seed, started_at_ms=started_at_ms

@@ -4,7 +4,7 @@ import re
 
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import OnBusy, Phase, Rollout
-from control_plane.registry import rollouts
+from control_plane.registry import arrivals, rollouts
 from tests.admin.site import HOME_FEED, Site
 from tests.admin.test_pages import text_of
 from tests.builders import a_plan
@@ -111,6 +111,6 @@ def ask_for_two_approvals(site: Site) -> None:
 def queue(site: Site, run: str) -> Rollout:
     version_id = site.showcase.register(HOME_FEED, run)
     with site.showcase.sessions.writing() as session:
-        return rollouts.create(
+        return arrivals.create(
             session, Surface(HOME_FEED), version_id, a_plan(), by="grace", now=site.showcase.now, on_busy=OnBusy.QUEUE
         )

@@ -15,7 +15,7 @@ from control_plane.app import create_app
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
 from control_plane.domain.surface_graph import Edge
-from control_plane.registry import rollouts, surfaces
+from control_plane.registry import arrivals, rollouts, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from control_plane.settings import Settings
 from tests.admin.browsing import CHROMIUM, chromium, serving
@@ -204,7 +204,7 @@ def release_two(sessions: Sessions, scene: Scene) -> int:
         candidates[surface] = showcase.register(surface, "joint-2026-06-01")
     edge = Edge(upstream=Surface("ads"), downstream=Surface("boards"), share_bp=2_500, held_seconds=7_200.0)
     with sessions.writing() as session:
-        release_id = rollouts.create_release(session, candidates, a_plan(), [edge], by="grace", now=scene.now)
+        release_id = arrivals.create_release(session, candidates, a_plan(), [edge], by="grace", now=scene.now)
     showcase.close()
     return release_id
 

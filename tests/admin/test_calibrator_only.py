@@ -4,7 +4,7 @@ import pytest
 
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import OnBusy
-from control_plane.registry import model_versions, rollouts
+from control_plane.registry import arrivals, model_versions
 from tests.admin.site import HOME_FEED, Site
 from tests.builders import a_plan
 
@@ -27,7 +27,7 @@ def test_a_rollout_s_page_says_that_only_the_calibrator_differs_and_how_the_ramp
             session, replace(known, version=fitted_anew), artifact_uri="s3://models/new", by="ada", now=showcase.now
         )
         plan = a_plan(adaptive=is_adaptive)
-        made = rollouts.create(
+        made = arrivals.create(
             session, HOME_FEED, candidate.version_id, plan, by="ada", now=showcase.now, on_busy=OnBusy.QUEUE
         )
 

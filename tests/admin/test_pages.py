@@ -10,7 +10,7 @@ import pytest
 from control_plane.app import create_app
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import OnBusy
-from control_plane.registry import rollouts
+from control_plane.registry import arrivals, rollouts
 from control_plane.settings import Settings
 from tests.admin.showcase import Scene
 from tests.admin.site import HOME_FEED, Site
@@ -189,7 +189,7 @@ def test_a_queued_rollout_is_shown_on_its_surface_and_says_whom_it_waits_for(sit
     site.ramp()
     version_id = site.showcase.register(HOME_FEED, "joint-2026-04-01")
     with site.showcase.sessions.writing() as session:
-        queued = rollouts.create(
+        queued = arrivals.create(
             session, Surface(HOME_FEED), version_id, a_plan(), by="grace", now=site.showcase.now, on_busy=OnBusy.QUEUE
         )
 

@@ -8,7 +8,7 @@ from control_plane.admin.release_graph import LABEL_HEIGHT, LABEL_WIDTH, Node, c
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
-from control_plane.registry import rollouts
+from control_plane.registry import arrivals, rollouts
 from tests.admin.site import Site
 from tests.admin.test_pages import text_of
 from tests.builders import a_plan
@@ -89,7 +89,7 @@ def test_what_could_not_go_back_is_told_and_keeps_nobody_else(site: Site) -> Non
     finish(site, ADS)
     version_id = site.showcase.register("ads", "joint-2026-07-01")
     with site.showcase.sessions.writing() as session:
-        rollouts.create(session, ADS, version_id, a_plan(), by="grace", now=site.showcase.now)
+        arrivals.create(session, ADS, version_id, a_plan(), by="grace", now=site.showcase.now)
 
     answer = site.press(f"/releases/{release_id}/roll_back", reason="clicks fell")
 
@@ -171,7 +171,7 @@ def a_release(site: Site) -> int:
         site.showcase.open(surface)
         candidates[surface] = site.showcase.register(surface, "joint-2026-06-01")
     with site.showcase.sessions.writing() as session:
-        return rollouts.create_release(session, candidates, a_plan(), EDGES, by="grace", now=site.showcase.now)
+        return arrivals.create_release(session, candidates, a_plan(), EDGES, by="grace", now=site.showcase.now)
 
 
 def begin(site: Site, surface: Surface) -> None:

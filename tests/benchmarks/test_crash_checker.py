@@ -25,7 +25,7 @@ from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.split import Split
 from control_plane.evidence.event_log import EventLog
-from control_plane.registry import rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, rollouts, runtimes, surfaces
 from control_plane.registry.runtimes import Heartbeat
 from control_plane.registry.session import Sessions, make_engine
 from control_plane.scheduler import tick
@@ -74,7 +74,7 @@ class Life:
         with self.sessions.writing() as session:
             candidate = register(session, self._a_candidate(surface, worth), now=self.now)
             plan = plan_from_mapping(a_plan_mapping())
-            return rollouts.create(session, surface, candidate, plan, by="ann", now=self.now).rollout_id
+            return arrivals.create(session, surface, candidate, plan, by="ann", now=self.now).rollout_id
 
     def until(self, rollout_id: RolloutId, phase: Phase) -> None:
         for _ in range(60):

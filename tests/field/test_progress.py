@@ -16,7 +16,7 @@ from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, Rollou
 from control_plane.domain.split import Split, slot_of
 from control_plane.domain.verdict import Outcome
 from control_plane.plan_file import read_plan
-from control_plane.registry import rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.settings import Settings
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
@@ -50,7 +50,7 @@ def test_flagger_30_a_new_version_inherits_none_of_the_progress_of_the_one_it_re
     world.live(2)
     new_candidate = world.candidate("home_feed", name="new", trunk="t2")
     with world.sessions.writing() as session:
-        new = rollouts.create(
+        new = arrivals.create(
             session,
             HOME_FEED,
             new_candidate,

@@ -11,7 +11,7 @@ from control_plane.domain.errors import NoSafeVersion, Quarantined, StaleGenerat
 from control_plane.domain.model_version import Part
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.evidence.aggregate import MomentsReader
-from control_plane.registry import history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, history, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.tick import apply, judge_evidence, load
 from control_plane.settings import Settings
@@ -157,7 +157,7 @@ def test_argo_3331_of_two_rollouts_at_once_neither_sticks(world: World) -> None:
     with pytest.raises(SurfaceBusy, match=f"rollout {first}"):
         world.roll_out("home_feed", second_candidate)
     with world.sessions.writing() as session:
-        second = rollouts.create(
+        second = arrivals.create(
             session,
             HOME_FEED,
             second_candidate,
@@ -248,7 +248,7 @@ def test_a_trunk_that_was_taken_back_serves_nowhere_under_another_versions_name(
         )
 
         with pytest.raises(Quarantined):
-            rollouts.create(
+            arrivals.create(
                 session,
                 HOME_FEED,
                 scene.registered(session, a_version("bad again", trunk="bad trunk")),

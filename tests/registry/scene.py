@@ -9,7 +9,7 @@ from control_plane.domain.model_version import ModelVersion, Surface, VersionId
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import evidence, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, model_versions, rollouts, surfaces
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
 
 SEARCH = Surface("search")
@@ -45,7 +45,7 @@ def a_pending_rollout(
 ) -> RolloutId:
     candidate = candidate or a_version("b")
     version_id = registered(session, candidate)
-    rollout = rollouts.create(session, candidate.surface, version_id, plan or a_plan(), by="ada", now=NOON)
+    rollout = arrivals.create(session, candidate.surface, version_id, plan or a_plan(), by="ada", now=NOON)
     return rollout.rollout_id
 
 
@@ -70,7 +70,7 @@ def a_rollout_in(session: Session, phase: Phase, candidate: ModelVersion | None 
 def a_queued_rollout(session: Session, candidate: ModelVersion, *, plan: RolloutPlan | None = None) -> RolloutId:
     """Behind the one that its surface carries."""
     version_id = registered(session, candidate)
-    rollout = rollouts.create(
+    rollout = arrivals.create(
         session, candidate.surface, version_id, plan or a_plan(), by="ada", now=NOON, on_busy=OnBusy.QUEUE
     )
     return rollout.rollout_id

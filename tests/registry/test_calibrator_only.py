@@ -12,7 +12,7 @@ from control_plane.domain.manifest import FittedOn, Manifest
 from control_plane.domain.model_version import ModelVersion, Part, digest_of
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.verdict import Blame, Outcome, Rule
-from control_plane.registry import history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, history, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
 from tests.registry import scene
@@ -111,6 +111,6 @@ def test_the_next_calibrator_of_the_same_weights_may_try(sessions: Sessions) -> 
         second = replace(STABLE, calibrator=digest_of(b"fitted once more"))
         registered(session, tied(second))
 
-        made = rollouts.create(session, HOME_FEED, second.version_id, a_plan(), by="ada", now=LATER)
+        made = arrivals.create(session, HOME_FEED, second.version_id, a_plan(), by="ada", now=LATER)
 
         assert made.phase is Phase.PENDING

@@ -20,7 +20,7 @@ from control_plane.domain.model_version import ModelVersion, Part, Surface
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import evidence, history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, history, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -40,7 +40,7 @@ class Create:
     on_busy: OnBusy = OnBusy.REJECT
 
     def do(self, session: Session) -> None:
-        rollouts.create(
+        arrivals.create(
             session,
             self.version.surface,
             self.version.version_id,
@@ -56,7 +56,7 @@ class Dequeue:
     surface: Surface
 
     def do(self, session: Session) -> None:
-        rollouts.dequeue(session, self.surface, now=NOON)
+        arrivals.dequeue(session, self.surface, now=NOON)
 
 
 @dataclass(frozen=True)

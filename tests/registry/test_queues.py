@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import Deposed, Frozen, IllegalTransition, InvalidField, SurfaceBusy
 from control_plane.domain.model_version import ModelVersion
 from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, RolloutId
-from control_plane.registry import freezes, history, leases, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, freezes, history, leases, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -17,11 +17,11 @@ from tests.registry.scene import LATER
 
 def created(session: Session, version: ModelVersion, on_busy: OnBusy) -> Rollout:
     version_id = scene.registered(session, version)
-    return rollouts.create(session, version.surface, version_id, a_plan(), by="grace", now=NOON, on_busy=on_busy)
+    return arrivals.create(session, version.surface, version_id, a_plan(), by="grace", now=NOON, on_busy=on_busy)
 
 
 def dequeued(session: Session) -> RolloutId | None:
-    rollout = rollouts.dequeue(session, HOME_FEED, now=LATER)
+    rollout = arrivals.dequeue(session, HOME_FEED, now=LATER)
     return None if rollout is None else rollout.rollout_id
 
 
@@ -199,4 +199,4 @@ def test_a_deposed_scheduler_moves_no_queue(sessions: Sessions) -> None:
         assert epoch is not None
 
         with pytest.raises(Deposed):
-            rollouts.dequeue(session, HOME_FEED, now=LATER, epoch=epoch - 1)
+            arrivals.dequeue(session, HOME_FEED, now=LATER, epoch=epoch - 1)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import ControlPlaneError, StaleGeneration, SurfaceBusy
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
-from control_plane.registry import history, leases, rollouts, surfaces
+from control_plane.registry import arrivals, history, leases, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -61,7 +61,7 @@ def test_of_two_rollouts_for_one_surface_exactly_one_is_made(sessions: Sessions)
     found = outcomes(
         sessions,
         *(
-            lambda session, candidate=candidate: rollouts.create(
+            lambda session, candidate=candidate: arrivals.create(
                 session, HOME_FEED, candidate, a_plan(), by="ada", now=NOON
             )
             for candidate in candidates
@@ -110,7 +110,7 @@ def test_quarantines_and_rollouts_on_all_surfaces_at_once_leave_nothing_bad_serv
 
     def start(surface: Surface) -> Deed:
         candidate = a_version("bad", surface=surface, trunk="bad").version_id
-        return lambda session: rollouts.create(session, surface, candidate, a_plan(), by="ada", now=NOON)
+        return lambda session: arrivals.create(session, surface, candidate, a_plan(), by="ada", now=NOON)
 
     def ban(session: Session) -> object:
         return rollouts.quarantine(session, a_version(trunk="bad").trunk, by="on-call", reason="", now=NOON)

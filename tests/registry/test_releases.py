@@ -11,7 +11,7 @@ from control_plane.domain.model_version import Part, Surface, digest_of
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback, blocked_by
 from control_plane.domain.verdict import Answer, Finding, Outcome, Rule
-from control_plane.registry import evidence, history, release_rows, releases, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, history, release_rows, releases, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import ReleaseRow
 from tests.builders import HOME_FEED, NOON, a_plan, a_verdict, a_version
@@ -29,7 +29,7 @@ def a_release(session: Session) -> int:
     for surface in (HOME_FEED, SEARCH):
         scene.a_serving_surface(session, a_version("a", surface=surface))
         candidates[surface] = scene.registered(session, a_version("b", surface=surface))
-    return rollouts.create_release(session, candidates, a_plan(), [EDGE], by="ada", now=NOON)
+    return arrivals.create_release(session, candidates, a_plan(), [EDGE], by="ada", now=NOON)
 
 
 def rollout_on(session: Session, surface: str) -> RolloutId:
@@ -56,7 +56,7 @@ def test_a_release_is_made_whole_or_not_at_all(sessions: Sessions) -> None:
     candidates = {surface: a_version("b", surface=surface).version_id for surface in (HOME_FEED, SEARCH)}
 
     with pytest.raises(SurfaceBusy), sessions.writing() as session:
-        rollouts.create_release(session, candidates, a_plan(), [], by="ada", now=NOON)
+        arrivals.create_release(session, candidates, a_plan(), [], by="ada", now=NOON)
 
     with sessions.reading() as session:
         assert [rollout.rollout_id for rollout in rollouts.list_rollouts(session)] == [busy]
@@ -64,7 +64,7 @@ def test_a_release_is_made_whole_or_not_at_all(sessions: Sessions) -> None:
 
 def test_edges_that_lead_out_of_the_release_are_refused(sessions: Sessions) -> None:
     with sessions.writing() as session, pytest.raises(InvalidPlan, match=r"edges\[0\].upstream"):
-        rollouts.create_release(session, {}, a_plan(), [EDGE], by="ada", now=NOON)
+        arrivals.create_release(session, {}, a_plan(), [EDGE], by="ada", now=NOON)
 
 
 def test_search_waits_until_home_feed_held_its_share_with_green_guardrails(sessions: Sessions) -> None:
@@ -132,7 +132,7 @@ def a_chain(session: Session, policy: OnUpstreamRollback, below: OnUpstreamRollb
         scene.a_serving_surface(session, a_version("a", surface=surface))
         candidates[surface] = scene.registered(session, a_version("b", surface=surface, trunk="new"))
     edges = [replace(EDGE, on_rollback=policy), replace(BELOW, on_rollback=below or policy)]
-    return rollouts.create_release(session, candidates, a_plan(), edges, by="ada", now=NOON)
+    return arrivals.create_release(session, candidates, a_plan(), edges, by="ada", now=NOON)
 
 
 def phases(session: Session) -> dict[str, Phase]:

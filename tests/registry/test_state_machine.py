@@ -27,7 +27,7 @@ from control_plane.domain.model_version import Digest, ModelVersion, Surface
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase, RolloutId
 from control_plane.domain.verdict import Outcome
 from control_plane.failpoints import Injected
-from control_plane.registry import evidence, freezes, history, leases, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, freezes, history, leases, rollouts, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from tests.builders import HOME_FEED, a_verdict, a_version
 from tests.registry import scene
@@ -85,7 +85,7 @@ class Registry(RuleBasedStateMachine):
         made: list[int] = []
 
         def deed(session: Session) -> None:
-            rollout = rollouts.create(
+            rollout = arrivals.create(
                 session, version.surface, version.version_id, PLAN, by=CREATOR, now=self.model.now, on_busy=on_busy
             )
             made.append(rollout.rollout_id)
@@ -164,7 +164,7 @@ class Registry(RuleBasedStateMachine):
     @rule(surface=chances(SURFACES))
     def dequeue(self, surface: Surface) -> None:
         with self.sessions.writing() as session, suppress(ControlPlaneError):
-            rollouts.dequeue(session, surface, now=self.model.now, epoch=self.model.epoch)
+            arrivals.dequeue(session, surface, now=self.model.now, epoch=self.model.epoch)
             self.model.dequeue(surface)
 
     @precondition(lambda self: any(place.trip and place.trip.weight_bp for place in self.model.places.values()))

@@ -9,7 +9,7 @@ from control_plane.domain.errors import Deposed, StaleGeneration
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.domain.surface_graph import Edge, blocked_by
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import history, rollouts, surfaces
+from control_plane.registry import arrivals, history, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -145,7 +145,7 @@ def test_time_at_home_does_not_open_the_way_downstream(sessions: Sessions) -> No
         for surface in (HOME_FEED, SEARCH):
             scene.a_serving_surface(session, a_version("a", surface=surface))
             candidates[surface] = scene.registered(session, a_version("b", surface=surface))
-        release_id = rollouts.create_release(session, candidates, a_plan(), [edge], by="ada", now=NOON)
+        release_id = arrivals.create_release(session, candidates, a_plan(), [edge], by="ada", now=NOON)
         (rollout,) = rollouts.list_rollouts(session, surface=HOME_FEED)
         scene.walk(session, rollout.rollout_id, until=Phase.RAMPING)
         renewed(session, rollout.rollout_id)

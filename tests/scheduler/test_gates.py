@@ -8,7 +8,7 @@ import pytest
 from control_plane.api.standing import standing_of
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import Command, OnBusy, Phase, RolloutId
-from control_plane.registry import freezes, history, rollouts, runtimes
+from control_plane.registry import arrivals, freezes, history, rollouts, runtimes
 from control_plane.registry.runtimes import Heartbeat
 from tests.builders import HOME_FEED, a_plan
 from tests.stories.world import HOUR, LOOK, STORY_PLAN, World
@@ -86,7 +86,7 @@ def test_no_stage_is_left_while_no_runtime_serves_it(world: World) -> None:
 
 def queued(world: World, candidate: VersionId) -> RolloutId:
     with world.sessions.writing() as session:
-        return rollouts.create(
+        return arrivals.create(
             session, HOME_FEED, candidate, a_plan(**STORY_PLAN), by="bob", now=world.now, on_busy=OnBusy.QUEUE
         ).rollout_id
 
@@ -118,7 +118,7 @@ def test_in_a_freeze_the_queue_stands_and_what_is_ready_says_who_keeps_it(world:
     report = world.tick()
 
     assert world.rollout(first).phase is Phase.ROLLED_BACK
-    assert ready == "frozen by carol: the holidays"
+    assert ready == "frozen by carol: the holidays (freeze 1)"
     assert (report.dequeued, world.rollout(second).phase) == ([], Phase.QUEUED)
     with world.sessions.reading() as session:
         assert history.verify(session) == []

@@ -22,7 +22,7 @@ from benchmarks.crash_run.replica import Deployment, is_up, serve
 from benchmarks.crash_run.wrote import WROTE
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command
-from control_plane.registry import rollouts
+from control_plane.registry import arrivals, rollouts
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON
 
@@ -65,7 +65,7 @@ def roll_out(sessions: Sessions) -> None:
         for version in (stable, candidate):
             register(session, version, now=NOON)
         rollouts.adopt(session, HOME_FEED, stable.version_id, seen_generation=None, by="ann", reason="", now=NOON)
-        rollout = rollouts.create(session, HOME_FEED, candidate.version_id, plan, by="ann", now=NOON)
+        rollout = arrivals.create(session, HOME_FEED, candidate.version_id, plan, by="ann", now=NOON)
         for command in (Command.START, Command.SKIP, Command.SKIP):
             rollouts.apply_command(session, rollout.rollout_id, command, by="bob", reason="to see", now=NOON)
 

@@ -8,7 +8,7 @@ from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase, Rollout
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
 from control_plane.guardrails.replay import replay
-from control_plane.registry import evidence, history, release_rows, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, history, release_rows, surfaces
 from tests.builders import a_plan
 from tests.stories.world import STORY_PLAN, Behaviour, World
 
@@ -31,7 +31,7 @@ def a_release(world: World, *, home_feed: Behaviour | None = None, **plan: objec
         SEARCH: world.candidate(SEARCH, trunk="trunk-1"),
     }
     with world.sessions.writing() as session:
-        return rollouts.create_release(
+        return arrivals.create_release(
             session, candidates, a_plan(**{**STORY_PLAN, **plan}), [EDGE], by="ann", now=world.now
         )
 

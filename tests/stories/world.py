@@ -17,7 +17,7 @@ from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.domain.split import Arm, Split, slot_of
 from control_plane.evidence.event_log import EventLog
-from control_plane.registry import model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, model_versions, rollouts, runtimes, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.scheduler.tick import TickReport, tick
@@ -79,7 +79,7 @@ class World:
 
     def roll_out(self, surface: str, candidate: VersionId, plan: RolloutPlan | None = None) -> RolloutId:
         with self.sessions.writing() as session:
-            rollout = rollouts.create(
+            rollout = arrivals.create(
                 session,
                 Surface(surface),
                 candidate,

@@ -17,7 +17,7 @@ from benchmarks.crash_run.answers import Answer, Answers
 from benchmarks.crash_run.checker import Checker
 from benchmarks.crash_run.driven_clock import DrivenClock
 from benchmarks.crash_run.last_known_good import LastKnownGood
-from benchmarks.crash_run.people import VIEW_TYPES, People, a_version, register
+from benchmarks.crash_run.people import RELEASED, VIEW_TYPES, People, a_version, register
 from benchmarks.crash_run.processes import free_ports, started, warm_up
 from benchmarks.crash_run.receiver import Receiver
 from benchmarks.crash_run.registry import url_of
@@ -28,10 +28,10 @@ from benchmarks.crash_run.wrote import WROTE
 from control_plane.domain.errors import RegistryUnavailable
 from control_plane.domain.model_version import Surface
 from control_plane.failpoints import POINTS
-from control_plane.registry import rollouts
+from control_plane.registry import stables
 from control_plane.registry.session import Sessions
 
-SURFACES = tuple(Surface(name) for name in ("home_feed", "search", "related_pins", "boards", "closeup", "shopping"))
+SURFACES = (*(Surface(name) for name in ("home_feed", "search", "related_pins")), *RELEASED)
 REPLICAS = 3
 STARTS_AT = datetime(2026, 3, 2, tzinfo=UTC)
 RUNTIME_POINTS = frozenset(point for point in POINTS if point.startswith("last_known_good."))
@@ -169,10 +169,10 @@ class Storm:
         now = self.clock.read()
         with self._sessions.writing() as session:
             for surface in SURFACES:
-                rollouts.create_surface(session, surface, VIEW_TYPES, by="ann", now=now)
+                stables.create_surface(session, surface, VIEW_TYPES, by="ann", now=now)
                 for name in ("first", "second"):
                     stable = register(session, a_version(surface, name, trunk=name), now=now)
-                    rollouts.adopt(session, surface, stable, seen_generation=None, by="ann", reason=name, now=now)
+                    stables.adopt(session, surface, stable, seen_generation=None, by="ann", reason=name, now=now)
 
     @contextmanager
     def _people(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from control_plane.domain.model_version import ModelVersion, Surface, VersionId,
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
-from control_plane.registry import arrivals, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 
 SURFACE = Surface("home_feed")
@@ -35,9 +35,9 @@ class Ramp:
         self._names = (f"version {number}" for number in itertools.count())
         self._rollout_id: RolloutId | None = None
         with sessions.writing() as session:
-            rollouts.create_surface(session, SURFACE, VIEW_TYPES, by=BY, now=_now())
+            stables.create_surface(session, SURFACE, VIEW_TYPES, by=BY, now=_now())
             stable = self._registered(session)
-            rollouts.adopt(session, SURFACE, stable, seen_generation=None, by=BY, reason=WHY, now=_now())
+            stables.adopt(session, SURFACE, stable, seen_generation=None, by=BY, reason=WHY, now=_now())
 
     def grow(self) -> tuple[int, int]:
         """One step up; when its commit began (monotonic ns), and the generation it made."""
@@ -59,7 +59,7 @@ class Ramp:
             with self._sessions.writing() as session:
                 state = surfaces.get(session, SURFACE)
                 if state.rollout_id is not None:
-                    rollouts.roll_back_surface(session, SURFACE, by=BY, reason=WHY, now=_now())
+                    stables.roll_back_surface(session, SURFACE, by=BY, reason=WHY, now=_now())
                 rollout = arrivals.create(session, SURFACE, self._registered(session), PLAN, by=BY, now=_now())
                 self._command(session, rollout.rollout_id, Command.START)
                 while self._command(session, rollout.rollout_id, Command.SKIP).phase is not Phase.RAMPING:

@@ -17,7 +17,7 @@ from control_plane.domain.moments import ServingCounts
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase
 from control_plane.evidence.event_log import EventLog
-from control_plane.registry import arrivals, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, model_versions, rollouts, runtimes, stables, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import ModelVersionRow, RolloutRow, SplitRow, SurfaceRow
 
@@ -80,9 +80,9 @@ def _make_template(session: Session, now: datetime, check_seconds: float) -> Non
             "unwatched": "12h",
         }
     )
-    rollouts.create_surface(session, TEMPLATE, VIEW_TYPES, by=BY, now=now)
+    stables.create_surface(session, TEMPLATE, VIEW_TYPES, by=BY, now=now)
     stable, candidate = (_register(session, _manifest(TEMPLATE, name), now) for name in ("stable", "candidate"))
-    rollouts.adopt(session, TEMPLATE, stable, seen_generation=None, by=BY, reason=WHY, now=now)
+    stables.adopt(session, TEMPLATE, stable, seen_generation=None, by=BY, reason=WHY, now=now)
     rollout = arrivals.create(session, TEMPLATE, candidate, plan, by=BY, now=now)
     commands = [Command.START, Command.SKIP, Command.SKIP]
     for command in commands:

@@ -14,7 +14,7 @@ from control_plane.api.schemas import DigestText, Name
 from control_plane.domain.errors import NoSafeVersion, StaleGeneration
 from control_plane.domain.model_version import Digest, Surface
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
-from control_plane.registry import history, rollouts, surfaces
+from control_plane.registry import history, rollouts, stables, surfaces
 from control_plane.registry.surfaces import SurfaceState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -38,7 +38,7 @@ def roll_back_surface(surface: Name, form: SentForm, sessions: Sessions, now: No
         state = surfaces.get(session, Surface(surface))
         if state.rollout_id is None and form.seen_generation != state.generation:
             raise StaleGeneration(surface, seen=form.seen_generation or 0, current=state.generation)
-        rollouts.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
+        stables.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
     return go("/", form)
 
 
@@ -146,7 +146,7 @@ def _roll_back_question(session: Session, state: SurfaceState) -> Question:
     if state.rollout_id is not None:
         return _command_question(rollouts.get(session, state.rollout_id), state, Command.ROLL_BACK)
     name = wording.surface_name(state.surface)
-    if history.last_command(session, state.surface) in rollouts.GOING_HOME:
+    if history.last_command(session, state.surface) in stables.GOING_HOME:
         return Question(
             title=f"Roll {name} back again?",
             consequences=("It was rolled back already: nothing would change. To go further, adopt a version by hand.",),

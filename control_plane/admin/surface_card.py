@@ -15,7 +15,7 @@ from control_plane.api.standing import Standing
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.rollout import FINISHED, Phase, Rollout
 from control_plane.domain.split import FULL_TRAFFIC_BP
-from control_plane.registry import history, rollouts
+from control_plane.registry import history, rollouts, stables
 from control_plane.registry.history import Entry
 from control_plane.registry.model_versions import VersionRecord
 from control_plane.registry.runtimes import Runtime
@@ -118,7 +118,7 @@ def idle(session: Session, state: SurfaceState) -> Idle:
         last=last,
         ending="" if last is None else ending_words(last, changes),
         is_withdrawn=last is not None and last.rollout_id in withdrawn(changes),
-        is_home=bool(changes) and changes[0].command in rollouts.GOING_HOME,
+        is_home=bool(changes) and changes[0].command in stables.GOING_HOME,
     )
 
 

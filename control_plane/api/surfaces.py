@@ -8,7 +8,7 @@ from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import AdoptIn, Name, RollBackIn, SurfaceIn, SurfaceOut, SurfacesOut
 from control_plane.domain.model_version import Surface, VersionId, ViewType
-from control_plane.registry import rollouts, surfaces
+from control_plane.registry import stables, surfaces
 from control_plane.registry.idempotency import Answer
 from control_plane.registry.surfaces import SurfaceState
 
@@ -33,7 +33,7 @@ def create_surface(body: SurfaceIn, once: Once, operator: Operator, now: Now) ->
     surface, view_types = Surface(body.surface), [ViewType(name) for name in body.view_types]
 
     def create(session: Session) -> Answer:
-        rollouts.create_surface(session, surface, view_types, by=operator, now=now)
+        stables.create_surface(session, surface, view_types, by=operator, now=now)
         return _answer(surfaces.get(session, surface), status=status.HTTP_201_CREATED)
 
     return once(create)
@@ -65,7 +65,7 @@ def adopt(
 
     def adopt_it(session: Session) -> Answer:
         version = VersionId(body.version_id)
-        rollouts.adopt(session, named, version, seen_generation=seen, by=operator, reason=body.reason, now=now)
+        stables.adopt(session, named, version, seen_generation=seen, by=operator, reason=body.reason, now=now)
         return _answer(surfaces.get(session, named))
 
     return once(adopt_it)
@@ -81,7 +81,7 @@ def roll_back(surface: Name, body: RollBackIn, once: Once, operator: Operator, n
     """Ends the active rollout; without one, goes from stable to last proven. Asks for no generation and no approval."""
 
     def go_back(session: Session) -> Answer:
-        return _answer(rollouts.roll_back_surface(session, Surface(surface), by=operator, reason=body.reason, now=now))
+        return _answer(stables.roll_back_surface(session, Surface(surface), by=operator, reason=body.reason, now=now))
 
     return once(go_back)
 

@@ -13,7 +13,7 @@ from control_plane.domain.moments import Moments, ServingCounts
 from control_plane.domain.rollout import FINISHED, Phase, Rollout, RolloutId
 from control_plane.guardrails.judge import judge
 from control_plane.guardrails.replay import pack
-from control_plane.registry import arrivals, leases, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, leases, model_versions, rollouts, runtimes, stables, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.rehearsal.audience import Audience, Effects
 from control_plane.rehearsal.traffic import Traffic
@@ -76,12 +76,12 @@ class Showcase:
         """A surface on its second stable version, so that there is one to go back to."""
         with self.sessions.writing() as session:
             view_types = [ViewType(name) for name in VIEW_TYPES]
-            rollouts.create_surface(session, Surface(surface), view_types, by="ada", now=self.now)
+            stables.create_surface(session, Surface(surface), view_types, by="ada", now=self.now)
         for generation, run in enumerate(["joint-2026-01-12", "joint-2026-02-09"]):
             version_id = self.register(surface, run)
             with self.sessions.writing() as session:
                 reason = "first version" if generation == 0 else "proven before this registry existed"
-                rollouts.adopt(
+                stables.adopt(
                     session,
                     Surface(surface),
                     version_id,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.app import create_app
-from control_plane.registry import rollouts
+from control_plane.registry import stables
 from control_plane.registry.change_mark import ChangeMark
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.settings import Settings
@@ -52,7 +52,7 @@ def test_a_change_by_another_process_shows_in_the_very_next_answer(deployment: D
     engine = make_engine(deployment.parts.sessions.engine.url.render_as_string(hide_password=False))
 
     with Sessions(engine).writing() as session:
-        rollouts.adopt(session, "home_feed", other, seen_generation=None, by="ada", reason="x", now=NOON)  # type: ignore[arg-type]  # plain texts
+        stables.adopt(session, "home_feed", other, seen_generation=None, by="ada", reason="x", now=NOON)  # type: ignore[arg-type]  # plain texts
     engine.dispose()
     second = deployment.client.get("/v1/surfaces/home_feed/versions/stable")
 
@@ -96,7 +96,7 @@ def test_the_mark_moves_with_the_commits_of_others(tmp_path: Path) -> None:
     assert before is not None
     assert mark.read() == before
     with sessions.writing() as session:
-        rollouts.create_surface(session, "search", ["list"], by="ada", now=NOON)  # type: ignore[arg-type, list-item]  # plain texts
+        stables.create_surface(session, "search", ["list"], by="ada", now=NOON)  # type: ignore[arg-type, list-item]  # plain texts
         assert mark.read() == before
     assert mark.read() != before
     mark.close()

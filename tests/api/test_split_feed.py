@@ -3,7 +3,7 @@ from pathlib import Path
 
 from control_plane.api.split_feed import SplitFeed
 from control_plane.domain.model_version import Surface, ViewType
-from control_plane.registry import rollouts
+from control_plane.registry import stables
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from tests.builders import NOON
 
@@ -36,7 +36,7 @@ def test_followers_that_are_busy_skip_to_the_latest_and_never_see_an_older_one(t
 
     def make(surface: str) -> None:
         with sessions.writing() as session:
-            rollouts.create_surface(session, Surface(surface), [ViewType("grid")], by="ada", now=NOON)
+            stables.create_surface(session, Surface(surface), [ViewType("grid")], by="ada", now=NOON)
 
     async def followed() -> tuple[bytes, bytes, bytes]:
         async with feed.polling():

@@ -25,7 +25,7 @@ from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.split import Split
 from control_plane.evidence.event_log import EventLog
-from control_plane.registry import arrivals, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, rollouts, runtimes, stables, surfaces
 from control_plane.registry.runtimes import Heartbeat
 from control_plane.registry.session import Sessions, make_engine
 from control_plane.scheduler import tick
@@ -58,10 +58,10 @@ class Life:
     def live(self) -> None:
         with self.sessions.writing() as session:
             for surface in (HOME_FEED, SEARCH):
-                rollouts.create_surface(session, surface, VIEW_TYPES, by="ann", now=NOON)
+                stables.create_surface(session, surface, VIEW_TYPES, by="ann", now=NOON)
                 for name in ("first", "second"):
                     stable = register(session, a_version(surface, name, trunk=name), now=NOON)
-                    rollouts.adopt(session, surface, stable, seen_generation=None, by="ann", reason=name, now=NOON)
+                    stables.adopt(session, surface, stable, seen_generation=None, by="ann", reason=name, now=NOON)
         self.until(self.roll_out(HOME_FEED, Worth.SOUND), Phase.DONE)
         self.until(self.roll_out(SEARCH, Worth.HARMFUL), Phase.ROLLED_BACK)
         standing = self.roll_out(SEARCH, Worth.SOUND)

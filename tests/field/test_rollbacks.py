@@ -11,7 +11,7 @@ from control_plane.domain.errors import NoSafeVersion, Quarantined, StaleGenerat
 from control_plane.domain.model_version import Part
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.evidence.aggregate import MomentsReader
-from control_plane.registry import arrivals, history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, history, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.tick import apply, judge_evidence, load
 from control_plane.settings import Settings
@@ -216,7 +216,7 @@ def test_flagger_616_a_candidate_that_fails_after_its_promotion_goes_back_in_one
         scene.a_rollout_in(session, Phase.DONE)
 
     with sessions.writing() as session:
-        rollouts.roll_back_surface(session, HOME_FEED, by="ann", reason="clicks fell", now=LATER)
+        stables.roll_back_surface(session, HOME_FEED, by="ann", reason="clicks fell", now=LATER)
 
     with sessions.reading() as session:
         state = surfaces.get(session, HOME_FEED)

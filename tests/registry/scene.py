@@ -9,7 +9,7 @@ from control_plane.domain.model_version import ModelVersion, Surface, VersionId
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import arrivals, evidence, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, model_versions, rollouts, stables, surfaces
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
 
 SEARCH = Surface("search")
@@ -30,14 +30,14 @@ def a_serving_surface(
 ) -> VersionId:
     """A surface with `stable`, over `before` as the last proven version if given."""
     stable = stable or a_version("a")
-    rollouts.create_surface(session, stable.surface, VIEW_TYPES, by="ada", now=NOON)
+    stables.create_surface(session, stable.surface, VIEW_TYPES, by="ada", now=NOON)
     for version in filter(None, (before, stable)):
         adopted(session, registered(session, version), surface=stable.surface)
     return stable.version_id
 
 
 def adopted(session: Session, version_id: VersionId, *, surface: Surface = HOME_FEED) -> None:
-    rollouts.adopt(session, surface, version_id, seen_generation=None, by="ada", reason="by hand", now=NOON)
+    stables.adopt(session, surface, version_id, seen_generation=None, by="ada", reason="by hand", now=NOON)
 
 
 def a_pending_rollout(

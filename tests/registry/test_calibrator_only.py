@@ -12,7 +12,7 @@ from control_plane.domain.manifest import FittedOn, Manifest
 from control_plane.domain.model_version import ModelVersion, Part, digest_of
 from control_plane.domain.rollout import Command, Phase, RolloutId
 from control_plane.domain.verdict import Blame, Outcome, Rule
-from control_plane.registry import arrivals, history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, history, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_plan, a_verdict, a_version
 from tests.registry import scene
@@ -41,7 +41,7 @@ def a_calibrator_only_rollout(session: Session) -> RolloutId:
 
 def test_a_calibrator_fitted_on_other_weights_is_not_registered(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         registered(session, tied(STABLE))
 
         with pytest.raises(CalibratorMismatch, match="was fitted on trunk"):
@@ -52,7 +52,7 @@ def test_a_calibrator_fitted_on_other_weights_is_not_registered(sessions: Sessio
 
 def test_a_version_registered_before_ties_takes_its_tie_over_and_never_loses_it(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         registered(session, a_manifest(STABLE))
 
         registered(session, tied(STABLE))

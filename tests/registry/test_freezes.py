@@ -15,7 +15,7 @@ from control_plane.domain import event_types
 from control_plane.domain.errors import Forbidden, Frozen, InvalidField, UnknownName
 from control_plane.domain.freeze import Calendar, Freeze, StandingFreeze
 from control_plane.domain.model_version import Surface
-from control_plane.registry import changes, freezes, outbox, rollouts
+from control_plane.registry import changes, freezes, outbox, stables
 from control_plane.registry.session import Sessions
 from control_plane.registry.tables import FreezeRow, OutboxRow
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_version
@@ -153,7 +153,8 @@ class TestOverruling:
 
         assert str(refusal.value) == (
             "home_feed is frozen until 2026-03-03T14:00:00Z by release team: code freeze; "
-            "oncall may overrule it with a reason"
+            "oncall may overrule it with a reason; "
+            "`surefoot unfreeze 1 --reason …` lifts it, which release team, ann or anyone of oncall may"
         )
 
     @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ class TestDeclaring:
         over = declared(sessions, ends_at=NOON + timedelta(minutes=5))
         everywhere = declared(sessions, None)
         with sessions.writing() as session:
-            rollouts.create_surface(session, SEARCH, VIEW_TYPES, by="ada", now=NOON)
+            stables.create_surface(session, SEARCH, VIEW_TYPES, by="ada", now=NOON)
         elsewhere = declared(sessions, SEARCH)
 
         with sessions.reading() as session:

@@ -20,7 +20,7 @@ from control_plane.domain.model_version import ModelVersion, Part, Surface
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import arrivals, evidence, history, model_versions, rollouts, surfaces
+from control_plane.registry import arrivals, evidence, history, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions, make_engine
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -134,7 +134,7 @@ class Press:
     surface: Surface
 
     def do(self, session: Session) -> None:
-        rollouts.roll_back_surface(session, self.surface, by="on-call", reason="", now=NOON)
+        stables.roll_back_surface(session, self.surface, by="on-call", reason="", now=NOON)
 
 
 @dataclass(frozen=True)

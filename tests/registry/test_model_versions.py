@@ -4,7 +4,7 @@ import pytest
 
 from control_plane.domain.errors import AlreadyExists, InvalidManifest, UnknownName
 from control_plane.domain.model_version import VersionId, digest_of
-from control_plane.registry import model_versions, rollouts
+from control_plane.registry import model_versions, stables
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_manifest, a_version
 from tests.registry import scene
@@ -14,7 +14,7 @@ from tests.registry.scene import LATER, SEARCH
 def test_a_version_comes_back_as_it_was_registered(sessions: Sessions) -> None:
     manifest = a_manifest(config={"towers": [64, 32], "dropout": 0.1})
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         model_versions.register(session, manifest, artifact_uri="/artifacts/a", by="ada", now=NOON)
 
     with sessions.reading() as session:
@@ -27,7 +27,7 @@ def test_a_version_comes_back_as_it_was_registered(sessions: Sessions) -> None:
 
 def test_the_same_bytes_again_are_the_same_version_in_its_new_place(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         first = model_versions.register(session, a_manifest(), artifact_uri="/old", by="ada", now=NOON)
 
         second = model_versions.register(session, a_manifest(), artifact_uri="/new", by="grace", now=LATER)
@@ -38,7 +38,7 @@ def test_the_same_bytes_again_are_the_same_version_in_its_new_place(sessions: Se
 
 def test_the_same_parts_with_another_golden_check_are_refused(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         model_versions.register(session, a_manifest(), artifact_uri="/a", by="ada", now=NOON)
 
         with pytest.raises(AlreadyExists):
@@ -55,7 +55,7 @@ def test_a_version_for_an_unknown_surface_is_refused(sessions: Sessions) -> None
 def test_other_inputs_under_the_same_model_name_are_refused(sessions: Sessions) -> None:
     changed = replace(a_version("b"), feature_signature=digest_of(b"one feature more"))
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
         scene.registered(session, a_version("a"))
 
         with pytest.raises(InvalidManifest) as refusal:
@@ -68,7 +68,7 @@ def test_other_inputs_under_the_same_model_name_are_refused(sessions: Sessions) 
 
 def test_a_view_type_of_the_surface_that_the_model_lacks_is_refused(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
         with pytest.raises(InvalidManifest, match="also serves position_3; the export has position_1, position_2"):
             model_versions.register(
@@ -79,7 +79,7 @@ def test_a_view_type_of_the_surface_that_the_model_lacks_is_refused(sessions: Se
 @pytest.mark.parametrize("name", ["with\x00nul", "with\ud800surrogate"])
 def test_a_model_name_that_no_database_keeps_is_refused(sessions: Sessions, name: str) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
         with pytest.raises(InvalidManifest, match="printable"):
             model_versions.register(session, a_manifest(model_name=name), artifact_uri="/a", by="ada", now=NOON)

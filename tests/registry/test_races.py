@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import ControlPlaneError, StaleGeneration, SurfaceBusy
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
-from control_plane.registry import arrivals, history, leases, rollouts, surfaces
+from control_plane.registry import arrivals, history, leases, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -92,7 +92,7 @@ def test_a_roll_back_gets_through_whatever_the_scheduler_does(sessions: Sessions
         )
 
     def button(session: Session) -> object:
-        return rollouts.roll_back_surface(session, HOME_FEED, by="on-call", reason="", now=NOON)
+        return stables.roll_back_surface(session, HOME_FEED, by="on-call", reason="", now=NOON)
 
     _, pressed = outcomes(sessions, tick, button)
 

@@ -44,7 +44,7 @@ def test_a_release_makes_one_pending_rollout_a_surface(sessions: Sessions) -> No
 
         assert {rollout.surface for rollout in made} == {HOME_FEED, SEARCH}
         assert {(rollout.phase, rollout.release_id) for rollout in made} == {(Phase.PENDING, release_id)}
-        assert rollouts.release_edges(session, release_id) == (EDGE,)
+        assert releases.edges(session, release_id) == (EDGE,)
 
 
 def test_a_release_is_made_whole_or_not_at_all(sessions: Sessions) -> None:
@@ -72,8 +72,8 @@ def test_search_waits_until_home_feed_held_its_share_with_green_guardrails(sessi
         release_id = a_release(session)
 
         def blocker() -> str | None:
-            progress = rollouts.progress(session, release_id, now=LATER)
-            return blocked_by(SEARCH, rollouts.release_edges(session, release_id), progress, now=LATER)
+            progress = releases.progress(session, release_id)
+            return blocked_by(SEARCH, releases.edges(session, release_id), progress, now=LATER)
 
         home_feed = rollout_on(session, HOME_FEED)
         assert blocker() == "home_feed to reach 1 %"
@@ -95,7 +95,7 @@ def test_a_share_counts_from_when_it_was_reached_over_holds_and_done(sessions: S
         scene.commanded(session, home_feed, Command.RESUME, now=LATER)
         scene.walk(session, home_feed, until=Phase.DONE)
 
-        progress = rollouts.progress(session, release_id, now=LATER + timedelta(days=1))[HOME_FEED]
+        progress = releases.progress(session, release_id)[HOME_FEED]
 
     assert (progress.candidate_bp, progress.share_since(10_000), progress.is_green) == (10_000, NOON, True)
 
@@ -104,9 +104,9 @@ def test_without_a_verdict_nothing_is_green(sessions: Sessions) -> None:
     with sessions.writing() as session:
         release_id = a_release(session)
 
-        assert not rollouts.progress(session, release_id, now=NOON)[SEARCH].is_green
+        assert not releases.progress(session, release_id)[SEARCH].is_green
         scene.a_stored_verdict(session, rollout_on(session, SEARCH), Outcome.HOLD)
-        assert rollouts.progress(session, release_id, now=NOON)[SEARCH].is_green
+        assert releases.progress(session, release_id)[SEARCH].is_green
 
 
 @pytest.mark.parametrize("rule", [Rule.SAMPLE_RATIO, Rule.ERROR, Rule.STALE, Rule.LIMIT, Rule.MISSING_EVIDENCE])
@@ -117,12 +117,12 @@ def test_guardrails_that_cannot_be_believed_or_are_beyond_a_limit_are_not_green(
         rollout_id = rollout_on(session, HOME_FEED)
         evidence.record_verdict(session, rollout_id, verdict, b"", now=LATER, next_check_at=LATER)
 
-        assert not rollouts.progress(session, release_id, now=LATER)[HOME_FEED].is_green
+        assert not releases.progress(session, release_id)[HOME_FEED].is_green
 
 
 def test_an_unknown_release_is_named(sessions: Sessions) -> None:
     with sessions.reading() as session, pytest.raises(UnknownName, match="release '404'"):
-        rollouts.release_edges(session, 404)
+        releases.edges(session, 404)
 
 
 def a_chain(session: Session, policy: OnUpstreamRollback, below: OnUpstreamRollback | None = None) -> int:
@@ -194,8 +194,8 @@ def test_an_upstreams_roll_back_holds_what_runs_below_it_and_keeps_the_rest_from
         rolled_back(session, SEARCH)
         blocked = blocked_by(
             RELATED_PINS,
-            rollouts.release_edges(session, release_id),
-            rollouts.progress(session, release_id, now=LATER),
+            releases.edges(session, release_id),
+            releases.progress(session, release_id),
             now=LATER,
         )
         assert blocked == "a person: search was rolled back"
@@ -350,7 +350,7 @@ def test_edges_of_before_policies_are_read_as_holding(sessions: Sessions) -> Non
         session.execute(update(ReleaseRow).values(edges=old))
         session.expire_all()
 
-        assert rollouts.release_edges(session, release_id) == (EDGE,)
+        assert releases.edges(session, release_id) == (EDGE,)
 
 
 @pytest.mark.parametrize("policy", [CASCADE, HOLD])

@@ -16,7 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from control_plane.domain.errors import CommitUnknown, RegistryUnavailable, TransactionConflict
 from control_plane.domain.model_version import Surface
-from control_plane.registry import rollouts, surfaces
+from control_plane.registry import stables, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES
 from tests.own_postgres import OwnServer, Wire, own_server
@@ -53,7 +53,7 @@ def at_url(url: str) -> Iterator[Sessions]:
 def make_surfaces(sessions: Sessions) -> None:
     with sessions.writing() as session:
         for surface in (HOME_FEED, SEARCH):
-            rollouts.create_surface(session, surface, VIEW_TYPES, by="ada", now=NOON)
+            stables.create_surface(session, surface, VIEW_TYPES, by="ada", now=NOON)
 
 
 def add_one(session: Session, surface: Surface = HOME_FEED) -> None:

@@ -20,7 +20,7 @@ from control_plane.domain.model_version import VersionId
 from control_plane.domain.rollout import ACTIVE, Command, Phase, RolloutId
 from control_plane.domain.split import FULL_TRAFFIC_BP
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import history, leases, model_versions, rollouts, surfaces
+from control_plane.registry import history, leases, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_plan, a_version
 from tests.registry import scene
@@ -80,16 +80,16 @@ def test_a_version_of_another_surface_is_not_adopted(sessions: Sessions) -> None
 
 def test_a_surface_made_again_otherwise_is_refused(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
         with pytest.raises(AlreadyExists):
-            rollouts.create_surface(session, HOME_FEED, VIEW_TYPES[:1], by="ada", now=NOON)
+            stables.create_surface(session, HOME_FEED, VIEW_TYPES[:1], by="ada", now=NOON)
 
 
 def test_a_surface_without_view_types_is_refused(sessions: Sessions) -> None:
     with sessions.writing() as session, pytest.raises(InvalidField, match="view_types"):
-        rollouts.create_surface(session, HOME_FEED, (), by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, (), by="ada", now=NOON)
 
 
 def test_an_unknown_surface_names_those_there_are(sessions: Sessions) -> None:
@@ -124,7 +124,7 @@ def test_a_surface_carries_one_rollout_at_a_time(sessions: Sessions) -> None:
 
 def test_a_rollout_needs_something_stable(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
         with pytest.raises(NoSafeVersion):
             scene.a_pending_rollout(session)
@@ -551,7 +551,7 @@ class TestTheButton:
 
     def press(self, sessions: Sessions) -> VersionId | None:
         with sessions.writing() as session:
-            return rollouts.roll_back_surface(
+            return stables.roll_back_surface(
                 session, HOME_FEED, by="on-call", reason="pages are empty", now=LATER
             ).stable
 

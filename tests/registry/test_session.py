@@ -9,7 +9,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from control_plane.domain.errors import RegistryFull, RegistryUnavailable
 from control_plane.domain.rollout import Phase
-from control_plane.registry import history, rollouts, surfaces
+from control_plane.registry import history, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions, at_head, make_engine, upgrade
 from control_plane.registry.tables import RuntimeRow
 from tests.builders import HOME_FEED, NOON, VIEW_TYPES, a_version
@@ -36,12 +36,12 @@ def test_sqlite_survives_a_power_cut_and_keeps_foreign_keys(sqlite_url: str) -> 
 
 def test_a_reader_sees_one_moment_while_a_writer_goes_on(sessions: Sessions) -> None:
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
     with sessions.reading() as reader:
         before = surfaces.list_surfaces(reader)
         with sessions.writing() as writer:
-            rollouts.create_surface(writer, SEARCH, VIEW_TYPES, by="ada", now=NOON)
+            stables.create_surface(writer, SEARCH, VIEW_TYPES, by="ada", now=NOON)
         assert surfaces.list_surfaces(reader) == before
 
     with sessions.reading() as reader:
@@ -51,7 +51,7 @@ def test_a_reader_sees_one_moment_while_a_writer_goes_on(sessions: Sessions) -> 
 def test_an_error_on_the_way_leaves_nothing_behind(sessions: Sessions) -> None:
     def fail_half_way() -> None:
         with sessions.writing() as session:
-            rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+            stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -64,7 +64,7 @@ def test_an_error_on_the_way_leaves_nothing_behind(sessions: Sessions) -> None:
 def test_moments_come_back_in_utc_from_any_zone(sessions: Sessions) -> None:
     berlin = timezone(timedelta(hours=1))
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON.astimezone(berlin))
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON.astimezone(berlin))
 
     with sessions.reading() as session:
         changed_at = surfaces.get(session, HOME_FEED).changed_at
@@ -125,7 +125,7 @@ def test_a_read_only_file_is_a_clear_error(sqlite_url: str) -> None:
     read_only = make_engine(sqlite_url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true")
 
     with pytest.raises(RegistryUnavailable, match="readonly"), Sessions(read_only).writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ada", now=NOON)
 
     read_only.dispose()
 

@@ -9,7 +9,7 @@ from control_plane.domain.errors import Deposed, StaleGeneration
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.domain.surface_graph import Edge, blocked_by
 from control_plane.domain.verdict import Outcome
-from control_plane.registry import arrivals, history, rollouts, surfaces
+from control_plane.registry import arrivals, history, releases, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
@@ -150,6 +150,6 @@ def test_time_at_home_does_not_open_the_way_downstream(sessions: Sessions) -> No
         scene.walk(session, rollout.rollout_id, until=Phase.RAMPING)
         renewed(session, rollout.rollout_id)
 
-        progress = rollouts.progress(session, release_id, now=LONG_AFTER)
+        progress = releases.progress(session, release_id)
 
     assert blocked_by(SEARCH, [edge], progress, now=LONG_AFTER) == "home_feed to hold 1 % for 2 h"

@@ -22,7 +22,7 @@ from benchmarks.crash_run.replica import Deployment, is_up, serve
 from benchmarks.crash_run.wrote import WROTE
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command
-from control_plane.registry import arrivals, rollouts
+from control_plane.registry import arrivals, rollouts, stables
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON
 
@@ -61,10 +61,10 @@ def roll_out(sessions: Sessions) -> None:
     candidate = next(version for version in others if worth_of(version.version_id) is Worth.UNCLEAR)
     plan = plan_from_mapping({**a_plan_mapping(), "max_stage": "30d", "max_total": "30d"})
     with sessions.writing() as session:
-        rollouts.create_surface(session, HOME_FEED, VIEW_TYPES, by="ann", now=NOON)
+        stables.create_surface(session, HOME_FEED, VIEW_TYPES, by="ann", now=NOON)
         for version in (stable, candidate):
             register(session, version, now=NOON)
-        rollouts.adopt(session, HOME_FEED, stable.version_id, seen_generation=None, by="ann", reason="", now=NOON)
+        stables.adopt(session, HOME_FEED, stable.version_id, seen_generation=None, by="ann", reason="", now=NOON)
         rollout = arrivals.create(session, HOME_FEED, candidate.version_id, plan, by="ann", now=NOON)
         for command in (Command.START, Command.SKIP, Command.SKIP):
             rollouts.apply_command(session, rollout.rollout_id, command, by="bob", reason="to see", now=NOON)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.domain.rollout import Phase
-from control_plane.registry import history, model_versions, rollouts
+from control_plane.registry import history, model_versions, rollouts, stables
 from tests.stories.world import HOUR, Behaviour, World
 
 SURFACES = ("home_feed", "search", "related_pins")
@@ -92,7 +92,7 @@ def test_a_trunk_that_one_surface_proved_stays_there_when_another_surface_rolls_
     proven = world.candidate("home_feed")
     with world.sessions.writing() as session:
         feed = world.surface("home_feed")
-        rollouts.adopt(
+        stables.adopt(
             session, feed.surface, proven, seen_generation=feed.generation, by="ann", reason="proved", now=world.now
         )
     harmful = world.candidate("search", behaviour=Behaviour(ctr=0.7))

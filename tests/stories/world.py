@@ -17,7 +17,7 @@ from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.domain.split import Arm, Split, slot_of
 from control_plane.evidence.event_log import EventLog
-from control_plane.registry import arrivals, model_versions, rollouts, runtimes, surfaces
+from control_plane.registry import arrivals, model_versions, rollouts, runtimes, stables, surfaces
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.scheduler.tick import TickReport, tick
@@ -143,11 +143,11 @@ class World:
 
     def _open(self, surface: Surface) -> None:
         with self.sessions.writing() as session:
-            rollouts.create_surface(session, surface, VIEW_TYPES, by="ann", now=self.now)
+            stables.create_surface(session, surface, VIEW_TYPES, by="ann", now=self.now)
         stable = self._register(surface, "stable", "trunk-1")
         self.behaviours[stable] = Behaviour()
         with self.sessions.writing() as session:
-            rollouts.adopt(session, surface, stable, seen_generation=0, by="ann", reason="first", now=self.now)
+            stables.adopt(session, surface, stable, seen_generation=0, by="ann", reason="first", now=self.now)
 
     def _register(self, surface: Surface, name: str, trunk: str) -> VersionId:
         version = ModelVersion(

@@ -2,6 +2,18 @@
 
 from collections.abc import Sequence
 
+LISTED = {  # by the kind of what was named: where to see what there is
+    "surface": "`surefoot surface list` shows what there is",
+    "rollout": "`surefoot rollout status --all` shows what there is",
+    "release": "`surefoot release status` shows the latest",
+    "version": "`surefoot version list` shows what is registered",
+    "verdict": "the page of its rollout lists them",
+    "freeze": "`surefoot freeze list --all` shows what there is",
+    "quarantined digest": "`surefoot quarantine list` shows what is",
+    "webhook subscriber": "SUREFOOT_WEBHOOKS names them, `surefoot webhooks list` shows them",
+    "dead event": "`surefoot webhooks dead` shows what was given up",
+}
+
 
 class ControlPlaneError(Exception):
     """Base of every error that is the caller's to read, not a bug of ours."""
@@ -84,8 +96,9 @@ class UnknownName(ControlPlaneError):
         self.kind = kind
         self.name = name
         self.known = tuple(known)
-        hint = f"; known: {', '.join(known)}" if known else ""
-        super().__init__(f"no {kind} {name!r}{hint}")
+        listed = LISTED.get(kind.partition(" of ")[0], "")
+        hints = [f"known: {', '.join(known)}" if known else "", listed]
+        super().__init__("; ".join(filter(None, [f"no {kind} {name!r}", *hints])))
 
 
 class AlreadyExists(ControlPlaneError):
@@ -118,14 +131,16 @@ class StaleGeneration(ControlPlaneError):
 
 
 class IllegalTransition(ControlPlaneError):
-    """The rollout's phase does not take this command."""
+    """The rollout's phase does not take this command; `takes` are those that it does take, `hint` says more."""
 
-    def __init__(self, phase: str, command: str) -> None:
+    def __init__(self, phase: str, command: str, *, takes: Sequence[str] = (), hint: str = "") -> None:
         self.phase = phase
         self.command = command
-        is_over = phase in ("done", "rolled_back")
-        hint = "; it is over, start another" if is_over else ""
-        super().__init__(f"a rollout that is {phase} does not take {command}{hint}")
+        self.takes = tuple(takes)
+        over = "it is over, start another" if phase in ("done", "rolled_back") else ""
+        taken = f"it takes {', '.join(command.replace('_', ' ') for command in takes)}" if takes else ""
+        refusal = f"a rollout that is {phase} does not take {command}"
+        super().__init__("; ".join(filter(None, [refusal, over, taken, hint])))
 
 
 class MissingVerdict(ControlPlaneError):
@@ -225,25 +240,47 @@ class Unauthenticated(ControlPlaneError):
 class Frozen(ControlPlaneError):
     """A freeze stands: nothing grows until it ends, but for people of its bypass group with a reason."""
 
-    def __init__(self, surface: str, *, owner: str, reason: str, until: str | None, bypass_group: str = "") -> None:
+    def __init__(
+        self,
+        surface: str,
+        *,
+        freeze_id: int,
+        owner: str,
+        declared_by: str,
+        reason: str,
+        until: str | None,
+        bypass_group: str = "",
+    ) -> None:
         self.surface = surface
+        self.freeze_id = freeze_id
         self.owner = owner
+        self.declared_by = declared_by
         self.reason = reason
         self.until = until
         self.bypass_group = bypass_group
         ends = f"until {until}" if until else "until it is lifted"
         may = f"; {bypass_group} may overrule it with a reason" if bypass_group else ""
-        super().__init__(f"{surface} is frozen {ends} by {owner}: {reason}{may}")
+        lift = f"`surefoot unfreeze {freeze_id} --reason …` lifts it, which {self._lifters} may"
+        super().__init__(f"{surface} is frozen {ends} by {owner}: {reason}{may}; {lift}")
+
+    @property
+    def _lifters(self) -> str:
+        if not self.bypass_group:
+            return "anyone"
+        named = dict.fromkeys((self.owner, self.declared_by))
+        return f"{', '.join(named)} or anyone of {self.bypass_group}"
 
 
 class CoolingDown(ControlPlaneError):
     """Something of the candidate was rolled back a short while ago."""
 
-    def __init__(self, digest: str, *, until: str) -> None:
+    def __init__(self, digest: str, *, until: str, rollout_id: int) -> None:
+        self.rollout_id = rollout_id
         self.digest = digest
         self.until = until
         super().__init__(
-            f"{digest} was rolled back lately and cools down until {until}; to start it now, give a reason"
+            f"{digest} was rolled back lately and cools down until {until}; a person may start it now: "
+            f"`surefoot rollout start {rollout_id} --reason …`"
         )
 
 

@@ -69,6 +69,7 @@ class StandingFreeze:
     reason: str
     until: datetime | None
     bypass_group: str
+    declared_by: str = ""
 
     def lets_through(self, groups: Collection[str], reason: str) -> bool:
         return bool(self.bypass_group) and self.bypass_group in groups and bool(reason.strip())
@@ -76,7 +77,9 @@ class StandingFreeze:
     def refusal(self, surface: Surface) -> Frozen:
         return Frozen(
             surface,
+            freeze_id=self.freeze_id,
             owner=self.owner,
+            declared_by=self.declared_by or self.owner,
             reason=self.reason,
             until=None if self.until is None else f"{self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
             bypass_group=self.bypass_group,

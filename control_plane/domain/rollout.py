@@ -58,6 +58,7 @@ class OnBusy(StrEnum):
 
 
 RESTART = "restart"  # in messages and in the history, beside `Command`s: it needs a plan
+OF_PEOPLE = tuple(command for command in Command if command is not Command.EXPIRE)
 FINISHED = frozenset({Phase.DONE, Phase.ROLLED_BACK})
 ACTIVE = frozenset(Phase) - FINISHED - {Phase.QUEUED}  # of these a surface carries one at a time
 GROWING = frozenset({Command.START, Command.ADVANCE, Command.SKIP, Command.RESUME})  # what a freeze stops
@@ -202,6 +203,16 @@ def apply(
         MissingReason: what overrules the gates needs one: a skip, or approving a step that nothing monitors.
         Forbidden: approving takes another person than the rollout's creator, and one of the step's group.
     """
+    try:
+        return _applied(rollout, command, now=now, by=by, reason=reason, groups=groups)
+    except IllegalTransition:
+        hint = approval_hint(rollout) if command is Command.APPROVE else ""
+        raise IllegalTransition(rollout.phase, command, takes=takes(rollout), hint=hint) from None
+
+
+def _applied(
+    rollout: Rollout, command: Command, *, now: datetime, by: str, reason: str, groups: Collection[str]
+) -> Rollout:
     match command:
         case Command.START if rollout.phase is Phase.PENDING:
             return replace(rollout, phase=Phase.WARMING, started_at=now, entered_at=now)
@@ -232,6 +243,27 @@ def apply(
             assert_never(command)
 
 
+def takes(rollout: Rollout) -> tuple[str, ...]:
+    """What a person may command it now to some effect; approve only where approvals are asked for."""
+    found = [command for command in OF_PEOPLE if _is_taken(rollout, command)]
+    if Command.APPROVE in found and not rollout.approvals_needed:
+        found.remove(Command.APPROVE)
+    restart = [] if rollout.phase in FINISHED else [RESTART]
+    return (*found, *restart)
+
+
+def approval_hint(rollout: Rollout) -> str:
+    """Who may approve the present step, or when approvals are asked for."""
+    step = rollout.standing_step
+    if step is not None and step.approvals:
+        who = f"anyone of {step.approval_group}" if step.approval_group else "anyone"
+        return (
+            f"`surefoot rollout approve {rollout.rollout_id}` is up to {who} but {rollout.created_by}, who created it"
+        )
+    asking = [f"{step.share_bp / 100:g} % ({step.approvals})" for step in rollout.plan.steps if step.approvals]
+    return f"approvals are asked for at {', '.join(asking)}" if asking else "its plan asks for no approvals"
+
+
 def raised(rollout: Rollout, *, weight_bp: int, now: datetime) -> Rollout:
     """The rollout at a larger weight within its step: a stage of its own, with its own bake time.
 
@@ -254,7 +286,7 @@ def dequeued(rollout: Rollout, *, stable: VersionId, now: datetime) -> Rollout:
 def restarted(rollout: Rollout, *, plan: RolloutPlan, now: datetime) -> Rollout:
     """The rollout under a plan that was swapped in: evidence, approvals and times begin anew, without weight."""
     if rollout.phase in FINISHED:
-        raise IllegalTransition(rollout.phase, RESTART)
+        raise IllegalTransition(rollout.phase, RESTART, takes=takes(rollout))
     if rollout.phase in (Phase.QUEUED, Phase.PENDING):
         return replace(rollout, plan=plan)
     phase = Phase.WARMING if rollout.serving_phase is Phase.WARMING else Phase.SHADOW
@@ -301,6 +333,15 @@ def _advanced(rollout: Rollout, command: Command, now: datetime) -> Rollout:
             raise IllegalTransition(rollout.phase, command)
         case phase:
             assert_never(phase)
+
+
+def _is_taken(rollout: Rollout, command: Command) -> bool:
+    try:
+        return _applied(rollout, command, now=rollout.entered_at, by="", reason="asked", groups=()) != rollout
+    except (Forbidden, MissingReason):
+        return True
+    except IllegalTransition:
+        return False
 
 
 def _check_reason(command: Command, reason: str) -> None:

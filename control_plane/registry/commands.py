@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from control_plane import failpoints
 from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingVerdict, NoSafeVersion
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
-from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, RolloutId
+from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, RolloutId, approval_hint
 from control_plane.domain.verdict import Outcome, Verdict
 from control_plane.registry import changes, cool_down, hand_back, model_versions, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
@@ -36,7 +36,8 @@ def check_evidence(session: Session, rollout: Rollout, state: SurfaceState, caus
     if rollout.is_monitored and not _speaks_for(verdict, rollout, state):
         raise MissingVerdict(rollout.rollout_id)
     if rollout.approvals_needed:
-        raise IllegalTransition(f"{rollout.phase} and lacks {rollout.approvals_needed} approval(s)", cause.command)
+        lacks = f"{rollout.phase} and lacks {rollout.approvals_needed} approval(s)"
+        raise IllegalTransition(lacks, cause.command, hint=approval_hint(rollout))
 
 
 def check_raise(session: Session, rollout: Rollout, becomes: Rollout, state: SurfaceState, cause: Cause) -> None:
@@ -61,7 +62,7 @@ def check_cool_down(session: Session, rollout: Rollout, cause: Cause, *, is_pers
         return
     found = cool_down.cooling(session, rollout, now=cause.now)
     if found is not None:
-        raise CoolingDown(found.digest, until=f"{found.until:%Y-%m-%d %H:%M} UTC")
+        raise CoolingDown(found.digest, until=f"{found.until:%Y-%m-%d %H:%M} UTC", rollout_id=rollout.rollout_id)
 
 
 def go_on(session: Session, before: SurfaceState, rollout: Rollout, becomes: Rollout, cause: Cause) -> Rollout:

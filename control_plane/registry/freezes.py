@@ -140,6 +140,7 @@ def _standing(session: Session, surface: Surface, now: datetime) -> list[Standin
             reason=freeze.reason,
             until=window.ends_at,
             bypass_group=freeze.bypass_group,
+            declared_by=freeze.created_by,
         )
         for freeze, window in found
         if window is not None

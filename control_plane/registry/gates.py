@@ -1,5 +1,6 @@
 """What only the outside knows of a rollout, gathered: runtimes, release, freeze and cool-down. Reads only."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -7,8 +8,10 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from control_plane.domain.decision import Readiness
+from control_plane.domain.freeze import StandingFreeze
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
 from control_plane.registry import cool_down, freezes, releases, runtimes
+from control_plane.registry.runtimes import Runtime
 from control_plane.registry.tables import RolloutRow, SurfaceRow
 
 STAGES = (Phase.SHADOW.value, Phase.RAMPING.value, Phase.WATCHING.value)
@@ -16,18 +19,26 @@ STAGES = (Phase.SHADOW.value, Phase.RAMPING.value, Phase.WATCHING.value)
 
 def readiness(session: Session, rollout: Rollout, *, now: datetime, live_since: datetime) -> Readiness:
     """`live_since` is wall time, whatever clock `now` comes from."""
-    found = runtimes.readiness(
-        session,
+    live = runtimes.live(session, since=live_since)
+    freeze = freezes.standing(session, rollout.surface, now=now)
+    return readiness_of(session, rollout, live, freeze, now=now)
+
+
+def readiness_of(
+    session: Session, rollout: Rollout, live: Sequence[Runtime], freeze: StandingFreeze | None, *, now: datetime
+) -> Readiness:
+    """The same where the live runtimes and the freeze of its surface were read already."""
+    found = runtimes.readiness_of(
+        live,
+        rollout.surface,
         rollout.candidate,
-        live_since=live_since,
         blocked_by=blocker(session, rollout, now=now),
         stage_generation=rollout.stage_generation,
     )
-    freeze = freezes.standing(session, rollout.surface, now=now)
     cooling = cool_down.cooling(session, rollout, now=now) if rollout.phase is Phase.PENDING else None
     return replace(
         found,
-        frozen="" if freeze is None else f"{freeze.owner}: {freeze.reason}",
+        frozen="" if freeze is None else f"{freeze.owner}: {freeze.reason} (freeze {freeze.freeze_id})",
         frozen_until=None if freeze is None else freeze.until,
         cools_until=None if cooling is None else cooling.until,
     )

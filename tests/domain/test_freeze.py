@@ -11,7 +11,14 @@ moments = st.integers(0, 10**8).map(lambda seconds: NOON + timedelta(seconds=sec
 
 
 def standing(freeze_id: int = 1, *, until: datetime | None = None, bypass_group: str = "oncall") -> StandingFreeze:
-    return StandingFreeze(freeze_id=freeze_id, owner="legal", reason="audit", until=until, bypass_group=bypass_group)
+    return StandingFreeze(
+        freeze_id=freeze_id,
+        owner="legal",
+        reason="audit",
+        until=until,
+        bypass_group=bypass_group,
+        declared_by="ann",
+    )
 
 
 @given(st.lists(st.none() | moments))
@@ -51,12 +58,14 @@ def test_a_window_holds_its_first_moment_and_not_its_last() -> None:
     assert Window(starts_at=NOON, ends_at=None).holds(NOON + timedelta(days=9_000))
 
 
-def test_a_refusal_names_who_why_until_when_and_who_may() -> None:
+def test_a_refusal_names_who_why_until_when_and_who_may_overrule_or_lift_it_by_which_command() -> None:
     assert str(standing(until=NOON).refusal(HOME_FEED)) == (
-        "home_feed is frozen until 2026-03-03T12:00:00Z by legal: audit; oncall may overrule it with a reason"
+        "home_feed is frozen until 2026-03-03T12:00:00Z by legal: audit; oncall may overrule it with a reason; "
+        "`surefoot unfreeze 1 --reason …` lifts it, which legal, ann or anyone of oncall may"
     )
     assert str(standing(bypass_group="").refusal(HOME_FEED)) == (
-        "home_feed is frozen until it is lifted by legal: audit"
+        "home_feed is frozen until it is lifted by legal: audit; `surefoot unfreeze 1 --reason …` lifts it, "
+        "which anyone may"
     )
 
 

@@ -8,6 +8,7 @@ from control_plane.domain.model_version import VersionId
 from control_plane.domain.rollout import (
     ACTIVE,
     FINISHED,
+    RESTART,
     Command,
     Phase,
     apply,
@@ -15,6 +16,7 @@ from control_plane.domain.rollout import (
     dequeued,
     restarted,
     stage_of,
+    takes,
 )
 from tests.builders import NOON, a_plan, a_rollout
 
@@ -49,6 +51,35 @@ def test_every_pair_of_phase_and_command_does_what_the_table_says(phase: Phase, 
             apply(rollout, command, now=NOON, by="ann", reason="so be it")
     else:
         assert apply(rollout, command, now=NOON, by="ann", reason="so be it").phase == expected
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_refusal_names_the_commands_that_this_phase_takes(phase: Phase) -> None:
+    refused = [command for command in Command if EXPECTED[phase, command] == REFUSED]
+
+    for command in refused:
+        with pytest.raises(IllegalTransition) as refusal:
+            apply(a_rollout(phase), command, now=NOON, by="ann", reason="so be it")
+        for taken in refusal.value.takes:
+            assert taken == RESTART or EXPECTED[phase, Command(taken)] != REFUSED
+            assert taken.replace("_", " ") in str(refusal.value)
+        assert ("roll_back" in refusal.value.takes) is (phase is not Phase.ROLLED_BACK)
+
+
+def test_an_approval_that_is_refused_says_when_approvals_are_asked_for() -> None:
+    plan = a_plan(steps=[{"share": "1%"}, {"share": "50%", "approvals": 2}, {"share": "100%"}])
+
+    with pytest.raises(IllegalTransition, match=r"approvals are asked for at 50 % \(2\)"):
+        apply(a_rollout(Phase.SHADOW, plan=plan), Command.APPROVE, now=NOON, by="ann")
+    with pytest.raises(IllegalTransition, match="its plan asks for no approvals"):
+        apply(a_rollout(Phase.SHADOW), Command.APPROVE, now=NOON, by="ann")
+
+
+def test_approving_is_named_only_where_approvals_are_wanting() -> None:
+    asking = a_plan(steps=[{"share": "1%", "approvals": 1}, {"share": "100%"}])
+
+    assert "approve" in takes(a_rollout(Phase.RAMPING, plan=asking))
+    assert "approve" not in takes(a_rollout(Phase.RAMPING))
 
 
 def test_the_table_has_one_row_a_phase_and_one_column_a_command() -> None:

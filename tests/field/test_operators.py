@@ -94,7 +94,7 @@ def test_argo_495_what_waits_for_a_freeze_to_end_says_so_and_goes_on_when_it_has
     world.tick()
 
     assert (waiting["phase"], waiting["until"]) == ("pending", "2026-03-02T06:00:00Z")
-    assert waiting["waiting_for"] == "frozen by release team: holidays"
+    assert waiting["waiting_for"] == "frozen by release team: holidays (freeze 1)"
     assert world.rollout(rollout_id).phase is Phase.WARMING
 
 

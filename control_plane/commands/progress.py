@@ -12,9 +12,11 @@ Show = Callable[[int, int], None]
 
 @contextmanager
 def counting(what: str) -> Iterator[Show]:
-    """A bar that is told how many of how many are done; a total below 0 is not known yet. Gone once it is full."""
+    """A bar that is told how many of how many are done; a total below 0 is not known yet. Gone once it is full, and not
+    there at all where nobody looks: without a terminal nothing is written.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None)
 
         def show(done: int, of: int) -> None:

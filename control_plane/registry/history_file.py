@@ -19,6 +19,7 @@ from control_plane.registry.code_version import CODE_VERSION
 from control_plane.registry.tables import canonical_json
 
 FORMAT = "surefoot-history/1"
+AGAIN = "`surefoot history export --file FILE` writes a whole one"
 ENTRY_FIELDS = tuple(Entry.__dataclass_fields__)
 
 Json = dict[str, Any]
@@ -65,14 +66,16 @@ def check(text_lines: Iterable[str], on_progress: Callable[[int, int], None] = l
     Raises:
         InvalidField: a line is none of an export's, with its number.
     """
-    report, walked = Report(), _Walk()
+    report, walked, number = Report(), _Walk(), 0
     for number, text in enumerate(text_lines, start=1):
         try:
             walked.take(_read(text), report)
         except InvalidField as error:
             raise InvalidField(error.field, error.rule, line=number) from None
         on_progress(report.changes, walked.expected)
-    walked.finish(report)
+    if number == 0:
+        raise InvalidField("the history", f"is empty; {AGAIN}")
+    walked.finish(report, number)
     return report
 
 
@@ -87,7 +90,7 @@ class _Walk:
 
     def take(self, line: Json, report: Report) -> None:
         if self.expected < 0 and line.get("kind") != "header":
-            raise InvalidField("kind", "must be 'header' in the first line; is this an exported history?")
+            raise InvalidField("kind", f"must be 'header' in the first line: this is no exported history; {AGAIN}")
         match line.get("kind"):
             case "header":
                 self._begin(line)
@@ -100,9 +103,10 @@ class _Walk:
             case other:
                 raise InvalidField("kind", f"must be header, change, surface or end, not {other!r}")
 
-    def finish(self, report: Report) -> None:
+    def finish(self, report: Report, last_line: int) -> None:
         if not self._has_ended:
-            report.problems.append("the file was cut off: its last line is missing")
+            had = f"with {report.changes} of {self.expected} changes"
+            report.problems.append(f"it was cut off after line {last_line}, {had}: its last line is missing; {AGAIN}")
         elif report.changes != self.expected:
             report.problems.append(f"the file has {report.changes} changes where it promised {self.expected}")
 
@@ -166,9 +170,10 @@ def _read(text: str) -> Json:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise InvalidField("line", "is no JSON") from None
+        why = "altered, or no exported history" if text.endswith("\n") else "the file was cut off here"
+        raise InvalidField("content", f"is no JSON: {why}; {AGAIN}") from None
     if not isinstance(value, dict):
-        raise InvalidField("line", "must be a JSON object")
+        raise InvalidField("content", f"must be a JSON object; {AGAIN}")
     return value
 
 

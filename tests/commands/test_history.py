@@ -72,8 +72,30 @@ def test_an_altered_export_is_told_apart_from_one_that_cannot_be_read(surefoot: 
 
     assert (altered.exit_code, unreadable.exit_code, binary.exit_code) == (3, 2, 2)
     assert "home_feed: change 1 was altered" in altered.stderr
-    assert "line 1: line: is no JSON" in unreadable.stderr
+    assert "line 1: content: is no JSON: altered, or no exported history" in unreadable.stderr
     assert "is no UTF-8" in binary.stderr
+
+
+def test_an_export_that_was_cut_says_where_and_what_to_do(surefoot: Run, tmp_path: Path) -> None:
+    file = tmp_path / "export.jsonl"
+    surefoot("history", "export", "--file", file)
+    whole = file.read_bytes()
+
+    file.write_bytes(whole[: len(whole) // 2])
+    halved = surefoot("history", "verify", "--file", file)
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    shortened = surefoot("history", "verify", "--file", file)
+    file.write_bytes(b"")
+    empty = surefoot("history", "verify", "--file", file)
+
+    assert [result.exit_code for result in (halved, shortened, empty)] == [2, 3, 2]
+    assert "is no JSON: the file was cut off here; `surefoot history export --file FILE`" in halved.stderr
+    assert "it was cut off after line 2, with 1 of 2 changes" in shortened.stderr
+    assert "the history: is empty" in empty.stderr
+
+
+def test_without_a_terminal_nothing_is_said_of_progress(surefoot: Run) -> None:
+    assert surefoot("history", "verify").stderr == ""
 
 
 def test_an_export_that_cannot_be_written_leaves_nothing(surefoot: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.rollout import Phase
 from control_plane.registry import history, history_file
-from control_plane.registry.history_file import check
+from control_plane.registry.history_file import AGAIN, check
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_version
 from tests.registry import scene
@@ -92,7 +92,7 @@ def whole_surface_left_out(lines: Lines) -> None:
     [
         (reason_altered, "home_feed: change 2 was altered"),
         (taken_out, "home_feed: changes between 1 and 3 are missing"),
-        (cut_off, "the file was cut off: its last line is missing"),
+        (cut_off, f"it was cut off after line 11, with 8 of 8 changes: its last line is missing; {AGAIN}"),
         (verdict_altered, "home_feed: verdict 1, on which change 4 was made, was altered"),
         (split_altered, "home_feed: the split of generation 2 is not what its change made"),
         (surface_altered, "home_feed: it is not what change 5 left"),
@@ -117,8 +117,12 @@ def a_change(exported: list[str], **fields: object) -> str:
 @pytest.mark.parametrize(
     ("line", "refusal"),
     [
-        ("", "line 2: line: is no JSON"),
-        ("[]", "line 2: line: must be a JSON object"),
+        (
+            '{"kind":"chan',
+            "line 2: content: is no JSON: the file was cut off here; `surefoot history export --file FILE`",
+        ),
+        ("\n", "line 2: content: is no JSON: altered, or no exported history"),
+        ("[]", "line 2: content: must be a JSON object"),
         ('{"kind":"note"}', "line 2: kind: must be header, change, surface or end, not 'note'"),
         ({"seq": "two"}, "line 2: seq: must be a whole number"),
         ({"seq": -1}, "line 2: seq: must be a whole number"),
@@ -141,6 +145,11 @@ def test_a_line_that_no_export_has_is_refused_by_its_number_and_field(
         check([exported[0], text])
 
     assert str(error.value).startswith(refusal)
+
+
+def test_a_file_with_nothing_in_it_says_so() -> None:
+    with pytest.raises(InvalidField, match="the history: is empty; `surefoot history export"):
+        check([])
 
 
 @pytest.mark.parametrize("first", ['{"kind":"change"}', '{"kind":"header","format":"else","changes":1}'])

@@ -106,10 +106,16 @@ def _told(served: Json) -> str:
 
 
 def _acknowledged(served: Json) -> str:
-    at = served["acknowledged_at"]
+    """What is known of the runtimes that were to serve it; where nothing is, that it is not."""
+    at, live = served["acknowledged_at"], served["live_runtimes"]
+    present = "" if live is None else f"{served['serving_runtimes']} of {live} live runtimes serve it at present"
     if at is None:
-        return "when the runtimes took it on was not kept"
-    return f"the runtimes had taken it on by {_moment(at)}"
+        return present or "ordered; when the runtimes took it on is not known"
+    if served["was_acknowledged"]:
+        took = f"the runtimes had taken it on by {_moment(at)}"
+    else:
+        took = f"the runtimes took it on by {_moment(at)}; at the moment asked for, some still served what was before"
+    return f"{took}; {present}" if present else took
 
 
 def _moment(iso: str) -> str:

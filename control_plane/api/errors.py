@@ -22,6 +22,7 @@ RETRY_AFTER_SECONDS = "1"
 UNKNOWN = (
     "the registry was lost while it committed: whether the change was made is not known; look before you ask again"
 )
+MOMENT = "must be a moment in ISO 8601, like 2026-12-18T17:00 or 2026-12-18T17:00:00+01:00"
 UNREADABLE = "There was an error parsing the body"  # FastAPI's words
 NO_JSON = "cannot be read as JSON in UTF-8"
 
@@ -168,7 +169,9 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
 
 
 def _rule(entry: Mapping[str, Any]) -> str:
-    """What was expected, in words where a pattern says it to programs only."""
+    """What was expected, in words where a pattern or a parser says it to programs only."""
+    if str(entry["type"]) in ("datetime_parsing", "datetime_from_date_parsing"):
+        return MOMENT
     return IN_WORDS.get(entry.get("ctx", {}).get("pattern", ""), str(entry["msg"]))
 
 

@@ -4,8 +4,9 @@ import getpass
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -24,10 +25,18 @@ out = Console()
 err = Console(stderr=True, highlight=False)
 
 
-def call(method: str, path: str, *, body: Json | None = None, params: dict[str, str] | None = None) -> Any:
+def call(
+    method: str,
+    path: str,
+    *,
+    body: Json | None = None,
+    params: dict[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
+) -> Any:
     """Send one request and return its JSON; on a refusal print its problem and exit with 1.
 
-    A request whose connection drops is sent once more: under its key, a change is not made twice.
+    A request whose connection drops is sent once more: under its key, a change is not made twice. `flags` are the
+    options that fields of the body were given by: a refusal names those.
     """
     headers = {} if method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
     with _client() as client, _connection_errors():
@@ -37,7 +46,7 @@ def call(method: str, path: str, *, body: Json | None = None, params: dict[str, 
             time.sleep(RETRY_AFTER_SECONDS)
             response = client.request(method, path, json=body, params=params, headers=headers)
     if response.is_error:
-        fail(_problem(response))
+        fail(_problem(response, flags or {}))
     return response.json() if response.content else None
 
 
@@ -64,7 +73,7 @@ def version_id(given: str) -> str:
     matching = [known for known in found if known.startswith(given)]
     if len(matching) != 1:
         what = "several versions begin" if matching else "no registered version begins"
-        fail(f"{what} with {given!r}; `surefoot register` prints the whole id, the admin page lists all of them")
+        fail(f"{what} with {given!r}; `surefoot version list` shows all of them")
     return str(matching[0])
 
 
@@ -87,7 +96,7 @@ def _connection_errors() -> Iterator[None]:
         fail(f"cannot reach the control plane at {url()} ({error}); is `surefoot up` running? SUREFOOT_URL says where")
 
 
-def _problem(response: httpx.Response) -> str:
+def _problem(response: httpx.Response, flags: Mapping[str, str] = MappingProxyType({})) -> str:
     try:
         problem = response.json()
     except ValueError:
@@ -95,5 +104,8 @@ def _problem(response: httpx.Response) -> str:
     if not isinstance(problem, dict):
         return f"{response.status_code} {problem}"
     detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase)
+    field = str(problem.get("field"))
+    if field in flags and detail.startswith(f"{field}: "):
+        detail = flags[field] + detail.removeprefix(field)
     current = problem.get("current_generation")
     return detail if current is None else f"{detail} (the present generation is {current})"

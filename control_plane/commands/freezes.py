@@ -1,13 +1,27 @@
 """`surefoot freeze …` and `surefoot unfreeze`: stop the line, and let it go on."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-from control_plane.commands.client import call, out
+from control_plane.commands.client import call, fail, out
+from control_plane.domain.errors import InvalidPlan
+from control_plane.domain.plan_reader import Reader
 
 app = typer.Typer(no_args_is_help=True, help="Times in which nothing grows; rolling back always works.")
+
+FLAGS = {
+    "surface": "SURFACE",
+    "starts_at": "--from",
+    "ends_at": "--until",
+    "duration": "--for",
+    "recurrence": "--every",
+    "time_zone": "--zone",
+    "bypass_group": "--bypass",
+    "owner": "--owner",
+    "reason": "--reason",
+}
 
 
 @app.command("add")
@@ -19,10 +33,10 @@ def add(
         str | None, typer.Option("--for", help="How long, like 90m or 64h; of each occurrence with --every.")
     ] = None,
     starts_at: Annotated[
-        str | None, typer.Option("--from", help="From when on, like 2026-12-18T17:00; now if missing.")
+        str | None, typer.Option("--from", help="From when on, like 2026-12-18T17:00 or 'in 2h'; now if missing.")
     ] = None,
     ends_at: Annotated[
-        str | None, typer.Option("--until", help="Until when; until `surefoot unfreeze` if missing.")
+        str | None, typer.Option("--until", help="Until when, like --from; until `surefoot unfreeze` if missing.")
     ] = None,
     recurrence: Annotated[str, typer.Option("--every", help="An iCalendar RRULE, like FREQ=WEEKLY;BYDAY=FR.")] = "",
     time_zone: Annotated[
@@ -32,7 +46,12 @@ def add(
     bypass_group: Annotated[str, typer.Option("--bypass", help="A group that may overrule it with a reason.")] = "",
 ) -> None:
     """Let nothing grow: at once, or at given times. Holds, aborts and roll backs go through as ever."""
-    given = {"surface": surface, "duration": duration, "starts_at": starts_at, "ends_at": ends_at}
+    given = {
+        "surface": surface,
+        "duration": duration,
+        "starts_at": _moment_given("--from", starts_at),
+        "ends_at": _moment_given("--until", ends_at),
+    }
     body = {
         **{name: value for name, value in given.items() if value is not None},
         "reason": reason,
@@ -41,7 +60,7 @@ def add(
         "owner": owner,
         "bypass_group": bypass_group,
     }
-    out.print(_sentence(call("POST", "/v1/freezes", body=body)), soft_wrap=True)
+    out.print(_sentence(call("POST", "/v1/freezes", body=body, flags=FLAGS)), soft_wrap=True)
 
 
 @app.command("list")
@@ -62,6 +81,22 @@ def unfreeze(
 ) -> None:
     """Lift a freeze, for good."""
     out.print(_sentence(call("POST", f"/v1/freezes/{freeze_id}/lift", body={"reason": reason})), soft_wrap=True)
+
+
+def _moment_given(flag: str, given: str | None) -> str | None:
+    """As the API takes it: a time without an offset is read there in --zone; 'in 2h' counts from now on."""
+    if given is None:
+        return None
+    text = given.strip()
+    try:
+        if text.startswith("in "):
+            seconds = Reader({flag: text.removeprefix("in ").strip()}).duration(flag, 0.0)
+            return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        datetime.fromisoformat(text)
+    except (InvalidPlan, OverflowError, ValueError):
+        forms = "2026-12-18T17:00 (read in --zone, else UTC), 2026-12-18T17:00+01:00 or 'in 2h'"
+        fail(f"{flag}: must be a moment like {forms}, not {given!r}", code=2)
+    return text
 
 
 def _sentence(freeze: dict[str, Any]) -> str:

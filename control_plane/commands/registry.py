@@ -12,6 +12,7 @@ from control_plane.registry.artifacts import verify_artifact
 DigestArgument = Annotated[str, typer.Argument(help="sha256:…, whole; the version's page shows it for each part.")]
 
 surface_app = typer.Typer(no_args_is_help=True, help="Surfaces and what serves on them.")
+version_app = typer.Typer(no_args_is_help=True, help="Model versions that are registered.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Digests that may serve nowhere.")
 
 
@@ -75,6 +76,22 @@ def register(
         fail(str(error))
     registered = call("POST", "/v1/versions", body={"artifact_uri": str(folder.resolve())})
     out.print(registered["version_id"], highlight=False)
+
+
+@version_app.command("list")
+def list_versions(
+    surface: Annotated[str | None, typer.Option("--surface", help="One surface; all if missing.")] = None,
+) -> None:
+    """Show what is registered, and what may not be rolled out any more."""
+    found = call("GET", "/v1/versions", params={} if surface is None else {"surface": surface})["versions"]
+    if not found:
+        out.print("no versions yet; `surefoot register` adds one")
+    for version in found:
+        flaws = ["taken back"] if version["is_aborted"] else []
+        flaws += [f"{part} quarantined" for part in version["quarantined_parts"]]
+        marked = f"  ({', '.join(flaws)})" if flaws else ""
+        line = f"{version['version_id']}  {version['surface']}  {version['training_run']}{marked}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @quarantine_app.command("add")

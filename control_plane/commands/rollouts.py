@@ -22,12 +22,32 @@ HISTORY_LIMIT = "500"
 
 @app.command()
 def start(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", exists=True, dir_okay=False, help="The plan, a YAML file.")],
-    surface: Annotated[str, typer.Option(help="The surface to roll out on.")],
-    candidate: Annotated[str, typer.Option(help="The candidate's version id, or its first digits.")],
+    what: Annotated[
+        str, typer.Argument(metavar="PLAN|ROLLOUT", help="The plan, a YAML file; or the number of a pending rollout.")
+    ],
+    surface: Annotated[str, typer.Option(help="The surface to roll out on.")] = "",
+    candidate: Annotated[str, typer.Option(help="The candidate's version id, or its first digits.")] = "",
     on_busy: Annotated[OnBusy, typer.Option(help="If the surface carries another rollout.")] = OnBusy.REJECT,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why a pending ROLLOUT starts; ends a cool-down.")] = "",
 ) -> None:
-    """Roll a candidate out on one surface under PLAN; the scheduler takes it from there."""
+    """Roll a candidate out on one surface under PLAN; the scheduler takes it from there.
+
+    With the number of a pending ROLLOUT: start it now, by hand. With a --reason that overrules a cool-down; a freeze,
+    only if you are of its bypass group. A number is always a rollout's: write ./7 for a plan of that name.
+    """
+    if what.isdecimal():
+        if surface or candidate:
+            raise typer.BadParameter(f"rollout {what} has its surface and candidate; give them with a PLAN only")
+        _command(int(what), "start", reason)
+        return
+    if not surface or not candidate:
+        raise typer.BadParameter("with a PLAN, --surface and --candidate say what is rolled out where")
+    if reason:
+        raise typer.BadParameter("--reason goes with the number of a pending rollout, not with a PLAN")
+    _create(Path(what), surface, candidate, on_busy)
+
+
+def _create(plan: Path, surface: str, candidate: str, on_busy: OnBusy) -> None:
     text = _plan_text(plan)
     version = version_id(candidate)
     body = {"surface": surface, "candidate": version, "plan_yaml": text, "on_busy": on_busy.value}
@@ -38,14 +58,15 @@ def start(
 @app.command()
 def status(
     rollout_id: Annotated[int | None, typer.Argument(metavar="[ROLLOUT]", help="All active ones if missing.")] = None,
+    shows_all: Annotated[bool, typer.Option("--all", help="Those that are over, too; the latest 100.")] = False,
 ) -> None:
     """Show where rollouts stand and what they wait for."""
     if rollout_id is not None:
         rollouts = [call("GET", f"/v1/rollouts/{rollout_id}")]
     else:
-        rollouts = call("GET", "/v1/rollouts", params={"active": "true"})["rollouts"]
+        rollouts = call("GET", "/v1/rollouts", params={} if shows_all else {"active": "true"})["rollouts"]
     if not rollouts:
-        out.print("no active rollouts")
+        out.print("no rollouts" if shows_all else "no active rollouts")
         return
     for rollout in rollouts:
         out.print(_sentence(rollout), soft_wrap=True)
@@ -73,13 +94,19 @@ def watch(
 
 @app.command()
 def advance(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
-    """Go one step up, on a passing verdict."""
+    """Go one step up now: on a passing verdict of what serves now and the step's approvals, before the bake is over.
+
+    Not in a freeze. From warming, where nothing is judged yet, it waits for neither.
+    """
     _command(rollout_id, "advance", reason)
 
 
 @app.command()
 def skip(rollout_id: RolloutArgument, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
-    """Leave the present step without its gates: bake time, evidence, approvals."""
+    """Leave the present step now, without bake time, verdict or approvals; only a freeze stops it.
+
+    The guardrails go on watching, and may roll it back at their next check.
+    """
     _command(rollout_id, "skip", reason)
 
 
@@ -89,7 +116,10 @@ def restart(
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")],
     plan: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Another plan; else its own.")] = None,
 ) -> None:
-    """Begin anew in the shadow: without weight, evidence or approvals, under another plan if one is given."""
+    """Begin anew in the shadow: without weight, evidence or approvals, under another plan if one is given.
+
+    Waits for nothing, and works in a freeze: it takes the candidate off its users. It grows again past every gate.
+    """
     body: Json = {"reason": reason, "seen_generation": _generation(rollout_id)}
     if plan is not None:
         body["plan_yaml"] = _plan_text(plan)
@@ -104,7 +134,7 @@ def hold(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
 
 @app.command()
 def resume(rollout_id: RolloutArgument, reason: ReasonOption = "") -> None:
-    """Let a held or expired rollout go on."""
+    """Let a held or expired rollout go on, where it stood; it bakes again. Not in a freeze."""
     _command(rollout_id, "resume", reason)
 
 
@@ -142,9 +172,13 @@ def _generation(rollout_id: int) -> int:
 
 def _plan_text(path: Path) -> str:
     """A plan that the API will be able to read."""
-    text = path.read_text()
     try:
+        text = path.read_text()
         read_plan(text)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", code=2)
+    except UnicodeDecodeError:
+        fail(f"{path}: is no text in UTF-8", code=2)
     except InvalidPlan as error:
         fail(f"{path}: {error}")
     return text

@@ -1,8 +1,10 @@
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -204,7 +206,121 @@ def test_an_unknown_rollout_is_a_plain_sentence(surefoot: Run) -> None:
     refused = surefoot("rollout", "status", 99)
 
     assert refused.exit_code == 1
-    assert refused.stderr.startswith("error: no rollout '99'")
+    assert refused.stderr == "error: no rollout '99'; `surefoot rollout status --all` shows what there is\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed"),
+    [
+        (["rollout", "rollback", "99"], ["rollout", "status", "--all"]),
+        (["release", "status", "99"], ["release", "status"]),
+        (["unfreeze", "99", "--reason", "x"], ["freeze", "list", "--all"]),
+        (["rollout", "start", "PLAN", "--surface", "home_feed", "--candidate", "f" * 16], ["version", "list"]),
+        (["surface", "rollback", "nowhere"], ["surface", "list"]),
+        (["webhooks", "test", "nobody"], ["webhooks", "list"]),
+        (["quarantine", "release", f"sha256:{'0' * 64}", "--reason", "x"], ["quarantine", "list"]),
+    ],
+)
+def test_what_is_unknown_names_the_command_that_lists_what_is_known(
+    surefoot: Run, plan: Path, arguments: list[str], listed: list[str]
+) -> None:
+    refused = surefoot(*(plan if argument == "PLAN" else argument for argument in arguments))
+
+    assert refused.exit_code == 1
+    assert f"`surefoot {' '.join(listed)}`" in refused.stderr or f"`surefoot {' '.join(listed)}" in refused.stderr
+    assert surefoot(*listed).exit_code == 0
+
+
+def test_a_person_starts_a_rollout_out_of_its_cool_down_with_a_reason(surefoot: Run, world: World, plan: Path) -> None:
+    candidate = world.candidate("home_feed")
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", candidate)
+    world.heartbeat()
+    world.tick()
+    surefoot("rollout", "rollback", 1, "--reason", "clicks fell")
+    mended = world.candidate("home_feed", name="mended")
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", mended)
+
+    refused = surefoot("rollout", "start", 2)
+    started = surefoot("rollout", "start", 2, "--reason", "the log was wrong")
+
+    assert refused.exit_code == 1
+    assert "a person may start it now: `surefoot rollout start 2 --reason …`" in refused.stderr
+    assert started.exit_code == 0
+    assert "rollout 2 on home_feed: warming at 0 %" in started.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refusal"),
+    [
+        (["missing.yaml", "--surface", "home_feed", "--candidate", "f0"], "missing.yaml: No such file or directory"),
+        (["PLAN"], "with a PLAN, --surface and --candidate say"),
+        (["PLAN", "--surface", "home_feed", "--candidate", "f0", "--reason", "x"], "--reason goes with the number"),
+        (["7", "--surface", "home_feed"], "rollout 7 has its surface and candidate"),
+    ],
+)
+def test_a_start_that_mixes_a_plan_and_a_number_says_what_goes_with_which(
+    surefoot: Run, plan: Path, arguments: list[str], refusal: str
+) -> None:
+    refused = surefoot("rollout", "start", *(plan if argument == "PLAN" else argument for argument in arguments))
+
+    assert refused.exit_code == 2
+    assert refusal in refused.stderr
+
+
+def test_a_command_that_comes_too_early_names_those_that_would_be_taken(
+    surefoot: Run, world: World, plan: Path
+) -> None:
+    plan.write_text(PLAN.replace("{share: 1%}", "{share: 1%, approvals: 1}"))
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", world.candidate("home_feed"))
+
+    refused = surefoot("rollout", "approve", 1)
+
+    assert (
+        "a rollout that is pending does not take approve; it takes start, roll back, abort, restart; "
+        "approvals are asked for at 1 % (1)" in refused.stderr
+    )
+
+
+def test_versions_are_listed_with_what_keeps_them_away(surefoot: Run, world: World, plan: Path) -> None:
+    candidate = world.candidate("home_feed")
+    surefoot("rollout", "start", plan, "--surface", "home_feed", "--candidate", candidate)
+    surefoot("rollout", "rollback", 1)
+
+    listed = surefoot("version", "list", "--surface", "home_feed")
+
+    assert f"{candidate}  home_feed" in listed.output
+    assert "(taken back)" in listed.output
+
+
+@pytest.mark.timeout(120)
+def test_up_says_where_it_is_once_it_answers_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = _free_ports(2)
+    monkeypatch.setenv("SUREFOOT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SUREFOOT_PORT", str(ports[0]))
+    monkeypatch.setenv("SUREFOOT_RUNTIME_PORT", str(ports[1]))
+    command = [sys.executable, "-m", "control_plane", "up"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        assert up.stdout is not None
+        said = up.stdout.readline()
+        answers = [
+            httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5.0).status_code
+            for port, path in zip(ports, ("/v1/health", "/v2/health/live"), strict=True)
+        ]
+        up.terminate()
+        rest = up.stdout.read()
+
+    page, runtime = (f"http://127.0.0.1:{port}" for port in ports)
+    assert said == f"admin page: {page}/   runtime: {runtime}   stop with Ctrl-C\n"
+    assert answers == [200, 200]
+    assert (rest, up.returncode) == ("", 0)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def test_a_control_plane_out_of_reach_is_a_plain_sentence(surefoot: Run, monkeypatch: pytest.MonkeyPatch) -> None:

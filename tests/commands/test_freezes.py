@@ -1,4 +1,9 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
 from tests.commands.conftest import Run
+from tests.stories.world import World
 
 
 def test_the_line_is_stopped_shown_and_let_go(surefoot: Run) -> None:
@@ -36,4 +41,43 @@ def test_a_wrong_calendar_is_named_by_its_field(surefoot: Run) -> None:
     )
 
     assert refused.exit_code == 1
-    assert "recurrence: FREQ must be one of" in refused.stderr
+    assert "--every: FREQ must be one of" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        (["--from", "yesterday"], "--from: must be a moment like 2026-12-18T17:00 (read in --zone, else UTC), "),
+        (["--until", "in a while"], "2026-12-18T17:00+01:00 or 'in 2h', not 'in a while'"),
+        (["--until", "2001-01-01"], "--until: must come after the freeze begins"),
+        (["--for", "soon"], "--for: "),
+        (["--bypass", "nobodies"], "--bypass: "),
+        (["--zone", "Mars/Base"], "--zone: must be"),
+    ],
+)
+def test_a_wrong_option_is_named_as_it_was_typed(surefoot: Run, options: list[str], refusal: str) -> None:
+    refused = surefoot("freeze", "add", "--reason", "launch", *options)
+
+    assert refused.exit_code in (1, 2)
+    assert refusal in refused.stderr
+
+
+def test_a_freeze_may_begin_in_a_while_from_now(surefoot: Run, world: World) -> None:
+    world.now = datetime.now(UTC)
+
+    frozen = surefoot("freeze", "add", "--reason", "launch", "--from", "in 2h", "--for", "1h")
+
+    begins = datetime.now(UTC) + timedelta(hours=2)
+    assert f"begins on {begins:%Y-%m-%d %H:}" in frozen.output
+
+
+def test_what_a_freeze_stops_is_told_with_the_command_that_lifts_it(surefoot: Run, world: World) -> None:
+    rollout_id = world.roll_out("home_feed", world.candidate("home_feed"))
+    surefoot("freeze", "add", "--reason", "holidays")
+
+    refused = surefoot("rollout", "start", rollout_id, "--reason", "now")
+    lifted = surefoot("unfreeze", 1, "--reason", "back")
+    started = surefoot("rollout", "start", rollout_id)
+
+    assert "`surefoot unfreeze 1 --reason …` lifts it, which anyone may" in refused.stderr
+    assert lifted.exit_code == started.exit_code == 0

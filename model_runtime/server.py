@@ -23,11 +23,12 @@ from control_plane.domain.errors import InvalidField, UnknownName
 from control_plane.domain.model_version import Surface, VersionId
 from model_runtime.engine import Engine
 from model_runtime.metrics import EngineCollector
-from model_runtime.networks.features import FeatureSpec
+from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec
 from model_runtime.protocol import HEADER_LENGTH, Encoded, decode_request, encode_response
-from model_runtime.scorer import HEADS, Unavailable
+from model_runtime.scores import HEADS
 from model_runtime.scoring_request import BATCH_FIELDS, USER_KEY
 from model_runtime.settings import RuntimeSettings, read_settings
+from model_runtime.unavailable import Unavailable
 
 FLUSH_SECONDS = 55.0  # below the minute after which most clients give up
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -98,7 +99,8 @@ class Door:
         surface, version_id = _names(request)
         version = self._engine.version(surface, version_id or self._engine.split(surface).stable)
         loaded = [v for v, its_surface in self._engine.versions() if its_surface == surface]
-        return JSONResponse({"name": surface, "versions": loaded, **metadata(version.spec, is_routed=not version_id)})
+        tensors = metadata(version.spec, surface, is_routed=not version_id)
+        return JSONResponse({"name": surface, "versions": loaded, **tensors})
 
     async def model_ready(self, request: Request) -> Response:
         surface, version_id = _names(request)
@@ -185,8 +187,9 @@ class Door:
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; 2 if the address cannot be had."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = read_settings(argv)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if unusable := _unusable(settings):
         print(unusable, file=sys.stderr)
         return 2
@@ -251,22 +254,17 @@ def make_server(engine: Engine) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def metadata(spec: FeatureSpec, *, is_routed: bool) -> dict[str, object]:
+def metadata(spec: FeatureSpec, surface: Surface, *, is_routed: bool) -> dict[str, object]:
     """Names, datatypes and shapes of inputs and outputs; −1 is any number."""
-    widths = {
-        "user_categorical_UC": len(spec.user_categorical),
-        "user_dense_UD": len(spec.user_dense),
-        "history_UL": spec.history_length,
-        "candidate_categorical_NC": len(spec.candidate_categorical),
-        "candidate_dense_ND": len(spec.candidate_dense),
-    }
+    widths = {name: width for name, width in spec.widths(surface).items() if width or name not in OPTIONAL_FIELDS}
     inputs: list[dict[str, object]] = [
         {
             "name": name,
-            "datatype": "FP32" if name.endswith(("_UD", "_ND")) else "INT64",
+            "datatype": "FP32" if "_dense_" in name else "INT64",
             "shape": [-1, widths[name]] if name in widths else [-1],
         }
         for name in BATCH_FIELDS
+        if name in widths or name not in OPTIONAL_FIELDS
     ]
     outputs: list[dict[str, object]] = [{"name": head, "datatype": "FP32", "shape": [-1]} for head in HEADS]
     if is_routed:

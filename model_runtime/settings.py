@@ -38,6 +38,7 @@ class RuntimeSettings:
     poll_seconds: float = 2.0
     heartbeat_seconds: float = 1.0
     stop_seconds: float = 5.0  # a stopping runtime waits this long for its last events to leave
+    log_level: str = "info"
     token: str = ""  # bearer token for the control plane
 
 
@@ -52,6 +53,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         runtime_id=arguments.runtime_id,
         device=arguments.device,
         torch_threads=arguments.threads,
+        log_level=arguments.log_level,
         token=environ.get("SUREFOOT_TOKEN", ""),
     )
 
@@ -79,6 +81,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--runtime-id", type=_name, default=default("RUNTIME_ID", socket.gethostname()))
     parser.add_argument("--device", type=_device, default=default("DEVICE", known.device), help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default=default("LOG_LEVEL", known.log_level))
     return parser
 
 

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 import uvicorn
 
 from control_plane.app import create_app
 from control_plane.clock import make_clock
-from control_plane.commands.client import err, fail, out
+from control_plane.commands.client import TIMEOUT_SECONDS, err, fail, out
 from control_plane.commands.environment import read_settings, told_plainly
 from control_plane.demo import run as demo_run
 from control_plane.evidence.event_log import EventLog
@@ -27,6 +29,8 @@ from control_plane.settings import Settings
 from control_plane.webhooks.courier import make_courier
 
 STOP_SECONDS = 10.0
+CHILD_SECONDS = 0.5  # between looks whether the processes of `up` live
+READY_SECONDS = 0.2  # between looks whether one answers yet
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -73,20 +77,23 @@ def aggregate(
 
 
 def up() -> None:
-    """Start API, admin page, scheduler and one scoring runtime on this machine."""
+    """Start API, admin page, scheduler and one scoring runtime on this machine; says so once they answer."""
     settings = read_settings()
     _refuse_taken_port(settings.host, settings.port, "SUREFOOT_PORT")
     _refuse_taken_port(settings.runtime_host, settings.runtime_port, "SUREFOOT_RUNTIME_PORT")
-    children = [
-        subprocess.Popen([sys.executable, "-m", "control_plane", "serve"]),
-        subprocess.Popen([sys.executable, "-m", "model_runtime", "serve", *_runtime_arguments(settings)]),
-    ]
-    out.print(f"admin page: http://{settings.host}:{settings.port}/   stop with Ctrl-C", highlight=False)
+    quiet = ("--log-level", os.environ.get("SUREFOOT_LOG_LEVEL", "warning"))
+    page, scores = _address(settings.host, settings.port), _address(settings.runtime_host, settings.runtime_port)
     stopped = _stop_event()
+    children = [_start("control_plane", "serve")]
     try:
-        while not stopped.wait(0.5):
-            if any(child.poll() is not None for child in children):
-                fail("a process ended by itself; stopping the other")
+        if not _answers(f"{page}/v1/health", children, stopped):
+            return
+        children.append(_start("model_runtime", "serve", *_runtime_arguments(settings), *quiet))
+        if not _answers(f"{scores}/v2/health/live", children, stopped):
+            return
+        out.print(f"admin page: {page}/   runtime: {scores}   stop with Ctrl-C", highlight=False, soft_wrap=True)
+        while not stopped.wait(CHILD_SECONDS):
+            _check_alive(children)
     finally:
         _stop(children)
 
@@ -129,7 +136,7 @@ def _sessions(settings: Settings) -> Sessions:
 
 def _runtime_arguments(settings: Settings) -> list[str]:
     return [
-        *("--control-plane", f"http://{settings.host}:{settings.port}"),
+        *("--control-plane", _address(settings.host, settings.port)),
         *("--host", settings.runtime_host),
         *("--port", str(settings.runtime_port)),
         *("--data-dir", str(settings.data_dir / "runtime")),
@@ -160,6 +167,30 @@ def _stop_event() -> threading.Event:
 
 def _wait_for_signal() -> None:
     _stop_event().wait()
+
+
+def _start(package: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", package, *arguments])
+
+
+def _answers(address: str, children: list[subprocess.Popen[bytes]], stopped: threading.Event) -> bool:
+    """Wait until `address` does; False if the wait was ended by a signal."""
+    while not stopped.is_set():
+        _check_alive(children)
+        with suppress(httpx.TransportError):
+            if httpx.get(address, timeout=TIMEOUT_SECONDS, trust_env=False).is_success:
+                return True
+        stopped.wait(READY_SECONDS)
+    return False
+
+
+def _check_alive(children: list[subprocess.Popen[bytes]]) -> None:
+    if any(child.poll() is not None for child in children):
+        fail("a process ended by itself; what it said last stands above. Stopping all of them")
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _stop(children: list[subprocess.Popen[bytes]]) -> None:

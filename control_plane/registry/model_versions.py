@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import Select, and_, bindparam, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,24 @@ PART_COLUMNS = {
     Part.CALIBRATOR: ModelVersionRow.calibrator,
     Part.FEATURE_SIGNATURE: ModelVersionRow.feature_signature,
 }
+
+
+def _before_registering() -> Select[Sequence[str], str | None, str | None, str | None]:
+    """Everything a registration asks, in one statement, a row for each quarantined part: each costs as much as all."""
+    same_name = (ModelVersionRow.surface == bindparam("surface"), ModelVersionRow.model_name == bindparam("model_name"))
+    signature = select(ModelVersionRow.feature_signature).where(*same_name).limit(1).scalar_subquery()
+    same_version = ModelVersionRow.version_id == bindparam("version_id")
+    known = select(ModelVersionRow.version_id).where(same_version).scalar_subquery()
+    is_a_part = or_(*(QuarantineRow.digest == bindparam(part.value) for part in Part))
+    return (
+        select(SurfaceRow.view_types, signature, known, QuarantineRow.digest)
+        .outerjoin(QuarantineRow, and_(is_a_part, QuarantineRow.released_at.is_(None)))
+        .where(SurfaceRow.surface == bindparam("surface"))
+    )
+
+
+BEFORE_REGISTERING = _before_registering()
+NEW_ROW = insert(ModelVersionRow.__table__)  # type: ignore[arg-type]  # a mapped class's table is typed as FromClause
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,20 +62,29 @@ def register(session: Session, manifest: Manifest, *, artifact_uri: str, by: str
         CalibratorMismatch: its calibrator was fitted on other weights.
         AlreadyExists: the same parts with another golden check or config.
     """
-    _check_fits(session, manifest)
-    known = session.get(ModelVersionRow, manifest.version.version_id, populate_existing=True)
-    if known is not None:
+    _check_alone(manifest)
+    found = _found(session, manifest)
+    _check_fits(manifest, found)
+    if found.is_known:
+        known = _row(session, manifest.version.version_id)
         _take_over(known, manifest)
         known.artifact_uri = artifact_uri
         session.flush()
-        return _record(known, quarantined_among(session, [known]))
-    row = _new_row(manifest, artifact_uri=artifact_uri, by=by, now=now)
-    session.add(row)
+        return _record(known, found.quarantined)
+    record = VersionRecord(
+        version_id=manifest.version.version_id,
+        manifest=manifest,
+        artifact_uri=artifact_uri,
+        registered_at=now,
+        registered_by=by,
+        is_aborted=False,
+        quarantined_parts=_quarantined_parts(manifest, found.quarantined),
+    )
     try:
-        session.flush()
+        session.execute(NEW_ROW, _columns(record))
     except IntegrityError as error:  # PostgreSQL: registered by someone else in this very moment
         raise AlreadyExists("version", manifest.version.version_id) from error
-    return _record(row, quarantined_among(session, [row]))
+    return record
 
 
 def get(session: Session, version_id: VersionId) -> VersionRecord:
@@ -146,33 +173,53 @@ def quarantined_among(session: Session, rows: Sequence[ModelVersionRow]) -> dict
     return {found.digest: found.reason for found in session.execute(query) if found.digest in digests}
 
 
-def _check_fits(session: Session, manifest: Manifest) -> None:
-    version = manifest.version
+def _check_alone(manifest: Manifest) -> None:
     check_calibrator(manifest)
-    if not manifest.model_name.isprintable():
+    if not manifest.model_name.isprintable():  # no database keeps a NUL or half a character
         raise InvalidManifest("model_name", f"must be printable, not {manifest.model_name!r}")
-    view_types, signature = _surfaces_own(session, version.surface, manifest.model_name)
-    missing = [view_type for view_type in view_types if view_type not in manifest.view_types]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What a registration depends on; `feature_signature` is that of the model name on the surface, if it has one."""
+
+    view_types: Sequence[str]
+    feature_signature: str | None
+    is_known: bool
+    quarantined: frozenset[str]
+
+
+def _found(session: Session, manifest: Manifest) -> _Found:
+    version = manifest.version
+    asked = {"surface": version.surface, "model_name": manifest.model_name, "version_id": version.version_id}
+    rows = session.execute(
+        BEFORE_REGISTERING, asked | {part.value: version.digest_of_part(part) for part in Part}
+    ).all()
+    if not rows:
+        surfaces.get(session, version.surface)  # says that there is no such surface
+    view_types, signature, known, _ = rows[0]
+    return _Found(
+        view_types=view_types,
+        feature_signature=signature,
+        is_known=known is not None,
+        quarantined=frozenset(digest for *_, digest in rows if digest is not None),
+    )
+
+
+def _check_fits(manifest: Manifest, found: _Found) -> None:
+    version = manifest.version
+    missing = [view_type for view_type in found.view_types if view_type not in manifest.view_types]
     if missing:
         exported = ", ".join(manifest.view_types)
         raise InvalidManifest(
             "view_types", f"{version.surface} also serves {', '.join(missing)}; the export has {exported}"
         )
-    if signature is not None and signature != version.feature_signature:
+    if found.feature_signature not in (None, version.feature_signature):
         raise InvalidManifest(
             "digests.feature_signature",
-            f"{manifest.model_name} on {version.surface} takes inputs {signature}; others need another model_name",
+            f"{manifest.model_name} on {version.surface} takes inputs {found.feature_signature}; "
+            "others need another model_name",
         )
-
-
-def _surfaces_own(session: Session, surface: Surface, model_name: str) -> tuple[Sequence[str], str | None]:
-    """A surface's view types, and the inputs that a model of this name takes on it, if it has one."""
-    same_name = (ModelVersionRow.surface == surface, ModelVersionRow.model_name == model_name)
-    signature = select(ModelVersionRow.feature_signature).where(*same_name).limit(1).scalar_subquery()
-    found = session.execute(select(SurfaceRow.view_types, signature).where(SurfaceRow.surface == surface)).one_or_none()
-    if found is None:
-        return surfaces.get(session, surface).view_types, None  # which says that there is no such surface
-    return found[0], found[1]
 
 
 def _take_over(known: ModelVersionRow, manifest: Manifest) -> None:
@@ -184,19 +231,19 @@ def _take_over(known: ModelVersionRow, manifest: Manifest) -> None:
         known.manifest = manifest.to_json()
 
 
-def _new_row(manifest: Manifest, *, artifact_uri: str, by: str, now: datetime) -> ModelVersionRow:
-    version: ModelVersion = manifest.version
-    return ModelVersionRow(
-        version_id=version.version_id,
-        surface=version.surface,
-        model_name=manifest.model_name,
+def _columns(record: VersionRecord) -> dict[str, object]:
+    version = record.manifest.version
+    return {
+        "version_id": record.version_id,
+        "surface": version.surface,
+        "model_name": record.manifest.model_name,
         **{part.value: version.digest_of_part(part) for part in Part},
-        manifest=manifest.to_json(),
-        artifact_uri=artifact_uri,
-        registered_at=now,
-        registered_by=by,
-        aborted_because="",
-    )
+        "manifest": record.manifest.to_json(),
+        "artifact_uri": record.artifact_uri,
+        "registered_at": record.registered_at,
+        "registered_by": record.registered_by,
+        "aborted_because": "",
+    }
 
 
 def _row(session: Session, version_id: VersionId) -> ModelVersionRow:
@@ -220,5 +267,9 @@ def _record(row: ModelVersionRow, quarantined: Collection[str]) -> VersionRecord
         registered_at=row.registered_at,
         registered_by=row.registered_by,
         is_aborted=row.aborted_at is not None,
-        quarantined_parts=tuple(part.value for part in Part if manifest.version.digest_of_part(part) in quarantined),
+        quarantined_parts=_quarantined_parts(manifest, quarantined),
     )
+
+
+def _quarantined_parts(manifest: Manifest, quarantined: Collection[str]) -> tuple[str, ...]:
+    return tuple(part.value for part in Part if manifest.version.digest_of_part(part) in quarantined)

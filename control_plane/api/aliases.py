@@ -7,7 +7,8 @@ from fastapi import APIRouter, Response
 from control_plane.api.deps import Sessions, generation_tag
 from control_plane.api.errors import documented
 from control_plane.api.memory import RememberedRoute
-from control_plane.api.schemas import Name, VersionOut
+from control_plane.api.schemas import Name
+from control_plane.api.version_schemas import VersionOut
 from control_plane.domain.errors import UnknownName
 from control_plane.domain.model_version import Surface
 from control_plane.registry import model_versions, surfaces

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, status
 
 from control_plane.api.deps import Now, Operator, Parts, parts_of
 from control_plane.api.errors import documented_write
-from control_plane.api.schemas import ReceiptOut
+from control_plane.api.event_schemas import ReceiptOut
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.events import EventKind
 from control_plane.evidence.collect import Receipt, collect

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from control_plane.api.deps import Limit, Sessions, WallNow
 from control_plane.api.errors import documented
-from control_plane.api.schemas import ChangeOut, HistoryOut, Name, VerificationOut
+from control_plane.api.history_schemas import ChangeOut, HistoryOut, VerificationOut
+from control_plane.api.schemas import Name
 from control_plane.domain.errors import InputsPruned, InvalidMoments
 from control_plane.domain.model_version import Surface
 from control_plane.guardrails import replay

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from control_plane.api.deps import Now, Operator, Sessions
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
-from control_plane.api.schemas import DigestText, GivenReason, MovedOut, QuarantinedOut, QuarantineIn, QuarantineOut
+from control_plane.api.quarantine_schemas import MovedOut, QuarantinedOut, QuarantineIn, QuarantineOut
+from control_plane.api.schemas import DigestText, GivenReason
 from control_plane.domain.model_version import Digest
 from control_plane.registry import rollouts
 from control_plane.registry.idempotency import Answer

@@ -9,15 +9,9 @@ from sqlalchemy.orm import Session
 from control_plane.api.deps import Id, Limit, Now, Operator, Sessions
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
-from control_plane.api.schemas import (
-    EdgeOut,
-    ReleaseIn,
-    ReleaseOut,
-    ReleaseRolledBackOut,
-    ReleasesOut,
-    RollBackIn,
-    RolloutFactsOut,
-)
+from control_plane.api.release_schemas import EdgeOut, ReleaseIn, ReleaseOut, ReleaseRolledBackOut, ReleasesOut
+from control_plane.api.rollout_schemas import RolloutFactsOut
+from control_plane.api.surface_schemas import RollBackIn
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.registry import arrivals, release_rows, releases, rollouts
 from control_plane.registry.idempotency import Answer

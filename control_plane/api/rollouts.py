@@ -19,9 +19,8 @@ from control_plane.api.deps import (
 )
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
-from control_plane.api.schemas import (
+from control_plane.api.rollout_schemas import (
     CommandIn,
-    Name,
     RestartIn,
     RolloutIn,
     RolloutLineOut,
@@ -30,6 +29,7 @@ from control_plane.api.schemas import (
     VerdictOut,
     VerdictsOut,
 )
+from control_plane.api.schemas import Name
 from control_plane.api.standing import Standing, standing_of
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import RolloutId

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request, status
 
 from control_plane.api.deps import LiveSince, Now, Operator, Sessions, WallNow, parts_of
 from control_plane.api.errors import documented, documented_write
-from control_plane.api.schemas import HeartbeatIn, RuntimeName, RuntimeOut, RuntimesOut
+from control_plane.api.runtime_schemas import HeartbeatIn, RuntimeOut, RuntimesOut
+from control_plane.api.schemas import RuntimeName
 from control_plane.registry import runtimes
 from control_plane.registry.runtimes import Heartbeat
 from control_plane.registry.session import Sessions as RegistrySessions

@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 from sqlalchemy.orm import Session
 
-from control_plane.api.schemas import SplitsOut
+from control_plane.api.surface_schemas import SplitsOut
 from control_plane.clock import Clock
 from control_plane.domain.errors import RegistryUnavailable
 from control_plane.domain.model_version import VersionId

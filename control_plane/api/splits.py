@@ -9,8 +9,8 @@ from fastapi.responses import StreamingResponse
 from control_plane import failpoints
 from control_plane.api.deps import Feed
 from control_plane.api.errors import documented
-from control_plane.api.schemas import SplitsOut
 from control_plane.api.split_feed import SplitFeed
+from control_plane.api.surface_schemas import SplitsOut
 
 router = APIRouter(prefix="/v1/splits", tags=["splits"])
 

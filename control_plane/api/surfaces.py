@@ -6,7 +6,8 @@ from sqlalchemy.orm import Session
 from control_plane.api.deps import MatchedGeneration, Now, Operator, Sessions, generation_tag, seen_generation
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
-from control_plane.api.schemas import AdoptIn, Name, RollBackIn, SurfaceIn, SurfaceOut, SurfacesOut
+from control_plane.api.schemas import Name
+from control_plane.api.surface_schemas import AdoptIn, RollBackIn, SurfaceIn, SurfaceOut, SurfacesOut
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.registry import stables, surfaces
 from control_plane.registry.idempotency import Answer

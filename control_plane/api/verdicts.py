@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from control_plane.api.deps import Id, Sessions
 from control_plane.api.errors import documented
-from control_plane.api.schemas import ExplainedVerdictOut, VerdictOut
+from control_plane.api.rollout_schemas import ExplainedVerdictOut, VerdictOut
 from control_plane.guardrails.explain import explain
 from control_plane.registry import evidence
 

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from control_plane.api.deps import Now, Operator, Sessions
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
-from control_plane.api.schemas import Name, VersionIn, VersionName, VersionOut, VersionsOut
+from control_plane.api.schemas import Name, VersionName
+from control_plane.api.version_schemas import VersionIn, VersionOut, VersionsOut
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.registry import artifacts, model_versions
 from control_plane.registry.idempotency import Answer

@@ -4,7 +4,7 @@ The user part of the network runs once per unique user of a forward, so the numb
 Shapes: U users, N rows of a batch, M rows of a part of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model_runtime.networks.features import RowBatch
 
-USER_FIELDS = tuple(field.name for field in fields(RowBatch) if field.name.endswith(("_UC", "_UD", "_UL")))
+USER_FIELDS = tuple(field.name for field in fields(RowBatch) if field.name.rpartition("_")[2].startswith("U"))
 ROW_FIELDS = tuple(field.name for field in fields(RowBatch) if field.name not in USER_FIELDS)
 
 
@@ -22,6 +22,18 @@ class Piece:
 
     batch: RowBatch
     row_M: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """Several batches as one, each user once: `parts` says which rows are whose.
+
+    `new_users` counts, by part, the users that no part before it brought.
+    """
+
+    batch: RowBatch
+    parts: tuple[slice, ...]
+    new_users: tuple[int, ...]
 
 
 def pieces(batch: RowBatch, *, max_users: int, max_rows: int) -> Iterator[Piece]:
@@ -42,6 +54,46 @@ def pieces(batch: RowBatch, *, max_users: int, max_rows: int) -> Iterator[Piece]
         user_slice = slice(int(first_user), int(user_N[end - 1]) + 1)
         yield _piece(batch, order_N[start:end], user_slice)
         start = end
+
+
+def shape_of(batch: RowBatch) -> tuple[tuple[object, ...], ...]:
+    """What two batches must have in common to be joined: types and widths of all their fields."""
+    arrays = [getattr(batch, name) for name in (*USER_FIELDS, *ROW_FIELDS)]
+    return tuple((array.dtype.str, *array.shape[1:]) for array in arrays)
+
+
+def user_digests(batch: RowBatch) -> list[bytes]:
+    """By user, everything that the network reads of them: equal digests are equal users, without collisions."""
+    columns = [np.ascontiguousarray(getattr(batch, name)) for name in USER_FIELDS]
+    flat = [each.view(np.uint8).reshape(batch.num_users, -1) for each in columns if each.size]
+    content, width = np.concatenate(flat, axis=1).tobytes(), sum(each.shape[1] for each in flat)
+    return [content[start : start + width] for start in range(0, len(content), width)]
+
+
+def join(batches: Sequence[RowBatch], digests: Sequence[Sequence[bytes]]) -> Joined:
+    """One batch of all rows in order, in which users of equal digests are one; all batches have one shape."""
+    index_of: dict[bytes, int] = {}
+    users: list[NDArray[np.int64]] = []
+    kept: list[list[int]] = []
+    for of_batch in digests:
+        known = len(index_of)
+        users.append(np.array([index_of.setdefault(digest, len(index_of)) for digest in of_batch], np.int64))
+        _, first = np.unique(users[-1], return_index=True)
+        kept.append([int(user) for user in first if users[-1][user] >= known])
+    fields_of = {
+        name: np.concatenate([getattr(batch, name)[rows] for batch, rows in zip(batches, kept, strict=True)])
+        for name in USER_FIELDS
+    }
+    fields_of |= {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in ROW_FIELDS}
+    indexes = [user_U[batch.user_index_N] for user_U, batch in zip(users, batches, strict=True)]
+    fields_of["user_index_N"] = np.concatenate(indexes)
+    ends = np.cumsum([batch.num_rows for batch in batches]).tolist()
+    starts = [0, *ends[:-1]]
+    return Joined(
+        batch=RowBatch(**fields_of),
+        parts=tuple(slice(start, end) for start, end in zip(starts, ends, strict=True)),
+        new_users=tuple(map(len, kept)),
+    )
 
 
 def of_users(batch: RowBatch, is_wanted_U: NDArray[np.bool_]) -> Piece:

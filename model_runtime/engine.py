@@ -23,13 +23,15 @@ from model_runtime.networks.features import RowBatch
 from model_runtime.protocol import InferRequest, Tensor
 from model_runtime.residency import Residency
 from model_runtime.router import arms, shadowed
-from model_runtime.scorer import HEADS, NOTHING_SHOWN, Routed, Scorer, Scores, Unavailable, best_rows
+from model_runtime.scorer import NOTHING_SHOWN, Routed, Scorer, best_rows
+from model_runtime.scores import HEADS, Scores
 from model_runtime.scoring_request import Showing, read_batch, read_showing, read_user_keys
 from model_runtime.settings import RuntimeSettings
 from model_runtime.shadow import Shadow, ShadowJob
 from model_runtime.split_client import SplitClient
 from model_runtime.split_table import SplitTable
 from model_runtime.tally import Tally
+from model_runtime.unavailable import Unavailable
 
 LAST_KNOWN_GOOD = "splits.json"
 

@@ -1,56 +1,34 @@
 """Scores a batch with the versions that its users' arms name, and picks what each user is shown.
 
-A candidate that raises or gives a bad score for a user costs that user nothing: stable answers instead.
+A candidate that raises or gives a bad score for a user costs that user nothing: stable answers instead. Requests
+share their forwards with those that come at the same time, and a forward that raises is repeated for each alone.
 Shapes: U users, N rows of a batch.
 """
 
 import logging
+import math
 import time
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from control_plane.domain.split import Arm, Split
-from model_runtime.batching import Piece, of_users, pieces
+from model_runtime.batching import Joined, join, of_users
 from model_runtime.checkpoints import LoadedVersion, Observe
+from model_runtime.micro_batches import BatchLimits, MicroBatches, Part, Ticket
 from model_runtime.networks.features import RowBatch
 from model_runtime.networks.nulls import null_rates
 from model_runtime.residency import Residency
+from model_runtime.scores import Scores
 from model_runtime.tally import Call, Served, Tally, is_bad
+from model_runtime.unavailable import Unavailable
 
-HEADS = ("click", "good_click", "hide")
 NOTHING_SHOWN = -1
+SHADOW_ROWS = 512  # of a forward that answers nobody: those who come meanwhile wait for no more than that
 
 log = logging.getLogger(__name__)
-
-
-class Unavailable(Exception):
-    """Nothing can answer now; the caller may ask another replica, or again later."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """What each row scored; NaN where the version raised."""
-
-    click_N: NDArray[np.float32]
-    good_click_N: NDArray[np.float32]
-    hide_N: NDArray[np.float32]
-
-    @classmethod
-    def none_of(cls, rows: int) -> "Scores":
-        return cls(**{f"{head}_N": np.full(rows, np.nan, np.float32) for head in HEADS})
-
-    def put(self, row_M: NDArray[np.int64], found: "Scores") -> None:
-        """Fill in what the named rows scored."""
-        self.click_N[row_M] = found.click_N
-        self.good_click_N[row_M] = found.good_click_N
-        self.hide_N[row_M] = found.hide_N
-
-    def bad_rows(self) -> NDArray[np.bool_]:
-        """Rows of which a score is no probability, shape (N,)."""
-        return is_bad(self.click_N) | is_bad(self.good_click_N) | is_bad(self.hide_N)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,92 +40,150 @@ class Routed:
 
 
 class Scorer:
-    """Runs forwards of bounded size and counts, by version, how they went."""
+    """Scores through the micro-batches of one device, and counts by version how it went."""
 
     def __init__(
-        self, residency: Residency, tally: Tally, *, max_users: int, max_rows: int, slow_seconds: float = 5.0
+        self,
+        residency: Residency,
+        tally: Tally,
+        *,
+        max_users: int,
+        max_rows: int,
+        batch_seconds: float = 0.02,
+        slow_seconds: float = 5.0,
+        may_lead: bool = True,
     ) -> None:
         self._residency = residency
         self._tally = tally
-        self._max_users = max_users
-        self._max_rows = max_rows
+        self._limits = BatchLimits(max_users=max_users, max_rows=max_rows, seconds=batch_seconds)
         self._slow_seconds = slow_seconds
+        self.batches = MicroBatches(self._run, self._limits, may_lead=may_lead)
 
-    def score(self, version: LoadedVersion, batch: RowBatch, *, is_shadow: bool = False) -> Scores:
-        """Score every row with one version. A forward that raises is logged, and its rows are NaN."""
-        started = time.perf_counter()
-        is_sampled = self._tally.asked(version.version_id, users=batch.num_users)
-        observe = self._observer(version) if is_sampled else None
-        scores = Scores.none_of(batch.num_rows)
-        users_encoded = slow_users = num_scores = bad_scores = 0
-        for piece in pieces(batch, max_users=self._max_users, max_rows=self._max_rows):
-            forward = self._forward(version, piece, scores, observe)
-            observe = None  # the first piece tells enough of a call
-            users_encoded += piece.batch.num_users
-            slow_users += piece.batch.num_users if forward.is_slow else 0
-            num_scores += forward.scores
-            bad_scores += forward.bad_scores
-        failed_users = len(np.unique(batch.user_index_N[scores.bad_rows()]))
-        call = Call(batch.num_users, failed_users, slow_users, num_scores, bad_scores)
-        is_split = batch.num_users > self._max_users
-        served = Served(time.perf_counter() - started, batch.num_rows, users_encoded, is_split)
-        self._tally.called(version.version_id, call, None if is_shadow else served)
-        return scores
+    def score(self, version: LoadedVersion, batch: RowBatch, *, deadline: float = math.inf) -> Scores:
+        """Score every row with one version; those whose forward raised are NaN.
 
-    def score_routed(self, split: Split, arm_U: NDArray[np.int64], batch: RowBatch) -> Routed:
+        Args:
+            deadline: on the monotonic clock; what has not begun by then is not computed.
+
+        Raises:
+            Unavailable: too much waits, or the deadline was missed.
+        """
+        ticket = self._ticket(version, batch, deadline)
+        self._see_through([ticket])
+        return ticket.scores
+
+    def score_in_shadow(self, version: LoadedVersion, batch: RowBatch, *, patience_seconds: float = 0.0) -> Scores:
+        """The same beside the device's queue, in small forwards, each begun when nobody else is answered.
+
+        Where that moment does not come for `patience_seconds`, a forward goes ahead.
+        """
+        limits = replace(self._limits, max_rows=min(SHADOW_ROWS, self._limits.max_rows))
+        is_observed = self._tally.asked(version.version_id, users=batch.num_users)
+        ticket = Ticket(version, batch, limits, is_observed=is_observed)
+        while ticket.next_piece is not None:
+            self.batches.wait_idle(patience_seconds)
+            self._run([Part(ticket, ticket.take())])
+        self._tally.called(version.version_id, _call(ticket))
+        return ticket.scores
+
+    def score_routed(
+        self, split: Split, arm_U: NDArray[np.int64], batch: RowBatch, *, deadline: float = math.inf
+    ) -> Routed:
         """Score each user's rows with the user's arm.
 
         Raises:
-            Unavailable: stable is not loaded, or has no sound score for any row it was asked for.
+            Unavailable: stable is not loaded, or has no sound score for any row it was asked for; or as in `score`.
         """
         stable = self._residency.get(split.stable)
         if stable is None:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         is_candidate_U = arm_U == Arm.CANDIDATE
         if not is_candidate_U.any():
-            return Routed(scores=self._stable_scores(stable, batch), arm_U=arm_U)
+            return Routed(scores=self._stable_scores(stable, batch, deadline), arm_U=arm_U)
         scores = Scores.none_of(batch.num_rows)
-        answered_U = self._ask_candidate(split, is_candidate_U, batch, scores)
-        if not answered_U.all():
-            rest = of_users(batch, ~answered_U)
-            scores.put(rest.row_M, self._stable_scores(stable, rest.batch))
+        answered_U = self._ask_both(split, stable, is_candidate_U, batch, scores, deadline)
+        is_failed_U = is_candidate_U & ~answered_U
+        if is_failed_U.any():
+            rest = of_users(batch, is_failed_U)
+            scores.put(rest.row_M, self._stable_scores(stable, rest.batch, deadline))
         return Routed(scores=scores, arm_U=answered_U.astype(np.int64) * np.int64(Arm.CANDIDATE))
 
-    def _ask_candidate(
-        self, split: Split, is_candidate_U: NDArray[np.bool_], batch: RowBatch, scores: Scores
+    def _ask_both(
+        self,
+        split: Split,
+        stable: LoadedVersion,
+        is_candidate_U: NDArray[np.bool_],
+        batch: RowBatch,
+        scores: Scores,
+        deadline: float,
     ) -> NDArray[np.bool_]:
-        """Fill in the candidate's scores; return the users that it answered soundly."""
-        part = of_users(batch, is_candidate_U)
+        """Fill in both arms' scores; return the users that the candidate answered soundly."""
+        part, rest = of_users(batch, is_candidate_U), of_users(batch, ~is_candidate_U)
         candidate_id = split.version_of(Arm.CANDIDATE)
         candidate = self._residency.get(candidate_id)
+        tickets = {} if candidate is None else {Arm.CANDIDATE: self._ticket(candidate, part.batch, deadline)}
+        if rest.batch.num_rows:
+            tickets[Arm.STABLE] = self._ticket(stable, rest.batch, deadline)
+        self._see_through(list(tickets.values()))
+        if Arm.STABLE in tickets:
+            scores.put(rest.row_M, _sound(tickets[Arm.STABLE]))
         if candidate is None:
             users = part.batch.num_users
             self._tally.asked(candidate_id, users=users)
             self._tally.called(candidate_id, Call(users=users, failed_users=users))
             return np.zeros_like(is_candidate_U)
-        found = self.score(candidate, part.batch)
+        found = tickets[Arm.CANDIDATE].scores
         scores.put(part.row_M, found)
         is_sound_U = is_candidate_U.copy()
         is_sound_U[batch.user_index_N[part.row_M[found.bad_rows()]]] = False
         return is_sound_U
 
-    def _stable_scores(self, stable: LoadedVersion, batch: RowBatch) -> Scores:
-        scores = self.score(stable, batch)
-        if batch.num_rows and scores.bad_rows().all():
-            raise Unavailable(f"stable version {stable.version_id} has no sound score for any row")
-        return scores
+    def _stable_scores(self, stable: LoadedVersion, batch: RowBatch, deadline: float) -> Scores:
+        ticket = self._ticket(stable, batch, deadline)
+        self._see_through([ticket])
+        return _sound(ticket)
 
-    def _forward(self, version: LoadedVersion, piece: Piece, scores: Scores, observe: Observe | None) -> "_Forward":
-        """Fill in what a piece scored; an exception leaves its rows as they were."""
-        started = time.perf_counter()
+    def _ticket(self, version: LoadedVersion, batch: RowBatch, deadline: float) -> Ticket:
+        is_observed = self._tally.asked(version.version_id, users=batch.num_users)
+        return Ticket(version, batch, self._limits, deadline=deadline, is_observed=is_observed)
+
+    def _see_through(self, tickets: Sequence[Ticket]) -> None:
+        """Have them computed, and count how each went; what was not computed at all is no call of its version."""
+        self.batches.run(tickets)
+        for ticket in tickets:
+            batch = ticket.batch
+            is_split = batch.num_users > self._limits.max_users
+            served = Served(ticket.run_seconds, batch.num_rows, ticket.users_encoded, is_split)
+            self._tally.called(ticket.version.version_id, _call(ticket), served)
+
+    def _run(self, parts: Sequence[Part]) -> None:
+        """Score parts of one version in one forward; an exception leaves the rows of whom it concerns as they were."""
+        version, started = parts[0].ticket.version, time.perf_counter()
+        is_observed = any(ticket.is_observed for ticket, _ in parts)
         try:
-            found = version.score(piece.batch, observe=observe)
+            joined = _joined(parts)
+            found = version.score(joined.batch, observe=self._observer(version) if is_observed else None)
         except Exception:  # whatever a version does, its users get an answer
-            log.exception("version %s failed on %d users", version.version_id, piece.batch.num_users)
-            return _Forward()
+            if len(parts) == 1:
+                log.exception("version %s failed on %d users", version.version_id, parts[0].piece.batch.num_users)
+                return
+            for part in parts:
+                self._run([part])
+            return
+        self.batches.count_encoded(joined.batch.num_users)
+        scores = Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"])
         is_slow = time.perf_counter() - started > self._slow_seconds
-        scores.put(piece.row_M, Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"]))
-        return _Forward(is_slow, piece.batch.num_rows, self._tally.scored(version.version_id, found["click"]))
+        for part, rows, new_users in zip(parts, joined.parts, joined.new_users, strict=True):
+            self._deliver(part, scores.rows(rows), new_users, is_slow=is_slow)
+
+    def _deliver(self, part: Part, scores: Scores, new_users: int, *, is_slow: bool) -> None:
+        ticket, piece = part
+        ticket.is_observed = False  # its first forward tells enough of a call
+        ticket.scores.put(piece.row_M, scores)
+        ticket.users_encoded += new_users
+        ticket.slow_users += piece.batch.num_users if is_slow else 0
+        ticket.num_scores += piece.batch.num_rows
+        ticket.bad_scores += self._tally.scored(ticket.version.version_id, scores.click_N)
 
     def _observer(self, version: LoadedVersion) -> Observe:
         def observe(batch: RowBatch, gate_NTK: NDArray[np.float32]) -> None:
@@ -158,12 +194,23 @@ class Scorer:
         return observe
 
 
-class _Forward(NamedTuple):
-    """What one forward gave; nothing where it raised."""
+def _joined(parts: Sequence[Part]) -> Joined:
+    if len(parts) == 1:  # nothing to compare its users with
+        batch = parts[0].piece.batch
+        return Joined(batch=batch, parts=(slice(batch.num_rows),), new_users=(batch.num_users,))
+    return join([piece.batch for _, piece in parts], [ticket.digests_of(piece) for ticket, piece in parts])
 
-    is_slow: bool = False
-    scores: int = 0
-    bad_scores: int = 0
+
+def _call(ticket: Ticket) -> Call:
+    failed_users = len(np.unique(ticket.batch.user_index_N[ticket.scores.bad_rows()]))
+    return Call(ticket.batch.num_users, failed_users, ticket.slow_users, ticket.num_scores, ticket.bad_scores)
+
+
+def _sound(ticket: Ticket) -> Scores:
+    """Stable's scores; `Unavailable` where there is not one among them."""
+    if ticket.batch.num_rows and ticket.scores.bad_rows().all():
+        raise Unavailable(f"stable version {ticket.version.version_id} has no sound score for any row")
+    return ticket.scores
 
 
 def best_rows(click_N: NDArray[np.float32], user_index_N: NDArray[np.int64], num_users: int) -> NDArray[np.int64]:

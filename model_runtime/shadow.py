@@ -17,6 +17,7 @@ from model_runtime.networks.features import RowBatch
 from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
 
+PATIENCE_SECONDS = 0.25  # that a shadow waits for a moment in which nobody is answered; then it trickles
 MAX_JOBS = 10_000  # a job of one row costs some kilobytes, whatever its row does
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Shadow:
             with self._changed:
                 self._dropped_rows += job.batch.num_rows
             return
-        scores = self._scorer.score(version, job.batch, is_shadow=True)
+        scores = self._scorer.score_in_shadow(version, job.batch, patience_seconds=PATIENCE_SECONDS)
         is_sound_S = ~scores.bad_rows()
         if is_sound_S.any():
             record = job.impressions.where(is_sound_S).shadow_scores(job.version_id, scores.click_N[is_sound_S])

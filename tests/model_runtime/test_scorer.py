@@ -7,8 +7,9 @@ import pytest
 from control_plane.domain.split import Arm, Split
 from model_runtime.residency import Residency
 from model_runtime.router import arms
-from model_runtime.scorer import NOTHING_SHOWN, Scorer, Unavailable, best_rows
+from model_runtime.scorer import NOTHING_SHOWN, Scorer, best_rows
 from model_runtime.tally import Tally
+from model_runtime.unavailable import Unavailable
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifact, Artifacts, a_split, some_keys, sound_batch
 from tests.model_runtime.conftest import eventually
 

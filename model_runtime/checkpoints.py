@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
@@ -25,14 +25,15 @@ from model_runtime.networks.engagement import (
     TASKS,
     HeadConfig,
     RowTensors,
+    Shared,
     SurfaceHead,
     Trunk,
     TrunkConfig,
-    first_context,
+    UserSide,
     read_config,
     to_tensors,
 )
-from model_runtime.networks.features import FeatureSpec, FloatArray, RowBatch, check_batch
+from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec, FloatArray, RowBatch, check_batch
 from model_runtime.networks.nulls import RateArray, null_rates_from_json
 
 CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
@@ -71,29 +72,78 @@ class LoadedVersion:
         Raises:
             InvalidField: the batch breaks the feature contract.
         """
+        with torch.inference_mode():
+            rows, see_gates = self._read(batch, observe)
+            user_side = self._encode_users(rows)
+            logits = []
+            for part in _slices(len(rows.user_index_N), self._step(CPU_PASS_ROWS, len(rows.user_index_N))):
+                some = rows.rows(part)
+                shared = self.trunk.read_rows(user_side, some)
+                if see_gates is not None and part.start == 0:
+                    see_gates(self._some_gates(shared))
+                logits.append(self.head(shared, some.own))
+            return self._probabilities(torch.cat(logits), rows)
+
+    def activations(self, batch: RowBatch, *, observe: Observe | None = None) -> "Activations":
+        """What the trunk knows of each row, for `score_shared` of any version that `reads_activations_of` this one.
+
+        Raises:
+            InvalidField: the batch breaks the feature contract.
+        """
+        with torch.inference_mode():
+            rows, see_gates = self._read(batch, observe)
+            user_side = self._encode_users(rows)
+            steps = _slices(len(rows.user_index_N), self._step(CPU_PASS_ROWS, len(rows.user_index_N)))
+            parts = [self.trunk.read_rows(user_side, rows.rows(part)) for part in steps]
+            shared = parts[0] if len(parts) == 1 else Shared(*(torch.cat(each) for each in zip(*parts, strict=True)))
+            if see_gates is not None:
+                see_gates(self._some_gates(shared))
+        return Activations(shared, rows)
+
+    def score_shared(self, shared: Shared, rows: RowTensors) -> dict[str, FloatArray]:
+        """The same as `score`, from the trunk's activations: what it costs is the head and the calibrator alone."""
+        with torch.inference_mode():
+            size = len(shared.crossed_NX)
+            steps = _slices(size, self._step(CPU_PASS_ROWS, size))
+            logits = [self.head(shared.rows(part), rows.rows(part).own) for part in steps]
+            return self._probabilities(torch.cat(logits), rows)
+
+    def reads_activations_of(self, other: "LoadedVersion") -> bool:
+        """Whether this version may score the other's activations: one trunk, one surface, the same inputs."""
+        mine, its = self.manifest.version, other.manifest.version
+        is_same = (mine.surface, mine.trunk, mine.feature_signature) == (its.surface, its.trunk, its.feature_signature)
+        return is_same and self.spec == other.spec and self.device == other.device
+
+    def _read(self, batch: RowBatch, observe: Observe | None) -> tuple[RowTensors, Callable[[FloatArray], None] | None]:
         surface = self.manifest.version.surface
         checked = check_batch(self.spec, surface, batch)
-        with torch.inference_mode():
-            rows = to_tensors(self.spec, surface, checked, device=self.device)
-            logit_NT = self._logits(rows, None if observe is None else partial(observe, checked))
-            view_type_N = rows.context_N - first_context(self.spec, surface)
-            logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], view_type_N)
-            probability_TN = logit_NT.sigmoid().T.contiguous().cpu().numpy()
+        rows = to_tensors(self.spec, surface, checked, device=self.device)
+        return rows, None if observe is None else partial(observe, checked)
+
+    def _encode_users(self, rows: RowTensors) -> UserSide:
+        parts = _slices(len(rows.history_UL), self._step(CPU_PASS_USERS, len(rows.history_UL)))
+        return UserSide.cat([self.trunk.encode_users(rows.users(part)) for part in parts])
+
+    def _probabilities(self, logit_NT: Tensor, rows: RowTensors) -> dict[str, FloatArray]:
+        logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], rows.view_type_N)
+        probability_TN = logit_NT.sigmoid().T.contiguous().cpu().numpy()
         return dict(zip(TASKS, probability_TN, strict=True))
 
-    def _logits(self, rows: RowTensors, see_gates: Callable[[FloatArray], None] | None) -> Tensor:
-        all_rows, all_users = len(rows.user_index_N), len(rows.history_UL)
-        row_step, user_step = (CPU_PASS_ROWS, CPU_PASS_USERS) if self.device == "cpu" else (all_rows, all_users)
-        user_parts = [rows.users(part) for part in _slices(all_users, user_step)]
-        user_UY = torch.cat([self.trunk.encode_users(part) for part in user_parts])
-        logits = []
-        for part in _slices(all_rows, row_step):
-            shared = self.trunk.read_rows(user_UY, rows.rows(part))
-            if see_gates is not None and part.start == 0:
-                some_NX = shared.crossed_NX[:: 1 + len(shared.crossed_NX) // OBSERVED_ROWS]
-                see_gates(self.head.gates(some_NX).cpu().numpy())
-            logits.append(self.head(shared))
-        return torch.cat(logits)
+    def _some_gates(self, shared: Shared) -> FloatArray:
+        some_NX = shared.crossed_NX[:: 1 + len(shared.crossed_NX) // OBSERVED_ROWS]
+        gates: FloatArray = self.head.gates(some_NX).cpu().numpy()
+        return gates
+
+    def _step(self, on_cpu: int, whole: int) -> int:
+        """How many rows or users are read at once."""
+        return on_cpu if self.device == "cpu" else whole
+
+
+class Activations(NamedTuple):
+    """The trunk's part of a score, and the rows it is of."""
+
+    shared: Shared
+    rows: RowTensors
 
 
 def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.Module] | None = None) -> LoadedVersion:
@@ -111,7 +161,12 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
     null_rate_F = _null_rates(manifest, spec)
     trunk = _load_trunk(folder, content, manifest, spec, trunk_config, device=device, trunks=trunks)
     head = _build(
-        lambda: SurfaceHead(trunk.crossed_width, trunk_config.experts, head_config),
+        lambda: SurfaceHead(
+            trunk.crossed_width,
+            trunk_config.experts,
+            head_config,
+            spec.features_of(manifest.version.surface),
+        ),
         content,
         folder / FILE_OF[Part.SURFACE_EXPORT],
         device,
@@ -177,17 +232,18 @@ def tensors_of(module: nn.Module) -> bytes:
 
 def golden_content(batch: RowBatch, scores: Mapping[str, FloatArray]) -> bytes:
     """The file of a golden check: a batch, and the scores it must get."""
-    inputs = {INPUT_PREFIX + name: torch.tensor(getattr(batch, name)) for name in RowBatch.__slots__}
+    inputs = {INPUT_PREFIX + name: torch.tensor(getattr(batch, name)) for name in batch.given()}
     outputs = {SCORE_PREFIX + name: torch.tensor(score_N) for name, score_N in scores.items()}
     return safetensors.torch.save({**inputs, **outputs})
 
 
 def golden_batch(tensors: Mapping[str, Tensor], path: Path) -> RowBatch:
     """The batch of a golden file."""
-    missing = [name for name in RowBatch.__slots__ if INPUT_PREFIX + name not in tensors]
+    names = [name for name in RowBatch.__slots__ if INPUT_PREFIX + name in tensors]
+    missing = [name for name in RowBatch.__slots__ if name not in names and name not in OPTIONAL_FIELDS]
     if missing:
         raise UnsafeArtifact(str(path), f"lacks the tensor {INPUT_PREFIX + missing[0]!r}")
-    return RowBatch(**{name: tensors[INPUT_PREFIX + name].numpy() for name in RowBatch.__slots__})
+    return RowBatch(**{name: tensors[INPUT_PREFIX + name].numpy() for name in names})
 
 
 def _slices(size: int, step: int) -> list[slice]:
@@ -245,7 +301,7 @@ def _load_trunk(
     trunks: Mapping[Digest, nn.Module] | None,
 ) -> Trunk:
     resident = (trunks or {}).get(manifest.version.trunk)
-    if isinstance(resident, Trunk) and resident.spec == spec and resident.config == config:
+    if isinstance(resident, Trunk) and resident.spec == spec.pruned(None) and resident.config == config:
         return resident
     return _build(lambda: Trunk(spec, config), content, folder / FILE_OF[Part.TRUNK], device)
 

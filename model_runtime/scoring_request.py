@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface
-from model_runtime.networks.features import FeatureSpec, RowBatch, check_batch
+from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec, RowBatch, check_batch
 from model_runtime.protocol import InferRequest
 
 BATCH_FIELDS = tuple(field.name for field in fields(RowBatch))
@@ -33,10 +33,12 @@ def read_batch(spec: FeatureSpec, surface: Surface, request: InferRequest, *, ma
         if name not in BATCH_FIELDS and name != USER_KEY:
             known = ", ".join((*BATCH_FIELDS, USER_KEY))
             raise InvalidField(name, f"is not an input of {surface}; known: {known}")
+    widths = spec.widths(surface)
     for name in BATCH_FIELDS:
-        if name not in request.tensors:
+        if name not in request.tensors and (name not in OPTIONAL_FIELDS or widths[name]):
             raise InvalidField(name, "is missing from the inputs")
-    batch = RowBatch(**{name: request.tensors[name] for name in BATCH_FIELDS})  # type: ignore[arg-type]  # checked below
+    given = [name for name in BATCH_FIELDS if name in request.tensors]
+    batch = RowBatch(**{name: request.tensors[name] for name in given})  # type: ignore[arg-type]  # checked below
     if max(batch.num_rows, batch.num_users) > max_rows:
         raise InvalidField("user_index_N", f"may hold at most {max_rows} rows, and as many users")
     return check_batch(spec, surface, batch)

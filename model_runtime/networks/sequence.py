@@ -4,6 +4,7 @@ Shapes: U users, M of them with a history, L history entries, E embedding width,
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,14 @@ class SequenceConfig:
             raise InvalidField("sequence.num_heads", f"must divide the width {self.width}, not {self.num_heads}")
 
 
+class EncodedHistory(NamedTuple):
+    """Each entry of the M users that have one, padded to the longest of them."""
+
+    user_M: Tensor
+    hidden_MLW: Tensor
+    is_entry_ML: Tensor
+
+
 class UserSequence(nn.Module):
     """Pre-norm Transformer over the history, averaged over its entries; padding counts nowhere."""
 
@@ -36,22 +45,27 @@ class UserSequence(nn.Module):
 
     def forward(self, embedded_ULE: Tensor, is_entry_UL: Tensor) -> Tensor:
         """Shape (U, W); users without a single entry get the learned `no_history_W`."""
-        user_M = is_entry_UL.any(1).nonzero()[:, 0]
-        summary_UW = self.no_history_W.expand(len(is_entry_UL), -1)
-        if len(user_M) == 0:
-            return summary_UW
-        longest = int(is_entry_UL.any(0).nonzero().max()) + 1
-        encoded_MW = self._encode(embedded_ULE[user_M, :longest], is_entry_UL[user_M, :longest])
-        return summary_UW.index_copy(0, user_M, encoded_MW)
+        return self.summarise(self.encode(embedded_ULE, is_entry_UL), len(is_entry_UL))
 
-    def _encode(self, embedded_MLE: Tensor, is_entry_ML: Tensor) -> Tensor:
-        hidden_MLW = self.inward(embedded_MLE) + self.position_LW[: embedded_MLE.shape[1]]
-        for layer in self.layers:
+    def encode(self, embedded_ULE: Tensor, is_entry_UL: Tensor) -> EncodedHistory:
+        """Every entry in the light of the others."""
+        user_M = is_entry_UL.any(1).nonzero()[:, 0]
+        longest = int(is_entry_UL.any(0).nonzero().max()) + 1 if len(user_M) else 0
+        is_entry_ML = is_entry_UL[user_M, :longest]
+        hidden_MLW = self.inward(embedded_ULE[user_M, :longest]) + self.position_LW[:longest]
+        for layer in self.layers if longest else ():
             hidden_MLW = layer(hidden_MLW, is_entry_ML)
-        weight_ML = is_entry_ML.to(hidden_MLW.dtype)
+        return EncodedHistory(user_M, hidden_MLW, is_entry_ML)
+
+    def summarise(self, encoded: EncodedHistory, num_users: int) -> Tensor:
+        """The mean of each user's entries, shape (U, W)."""
+        summary_UW = self.no_history_W.expand(num_users, -1)
+        if len(encoded.user_M) == 0:
+            return summary_UW
+        weight_ML = encoded.is_entry_ML.to(encoded.hidden_MLW.dtype)
         weight_ML = weight_ML / weight_ML.sum(1, keepdim=True)
-        pooled_MW: Tensor = self.norm((hidden_MLW * weight_ML[:, :, None]).sum(1))
-        return pooled_MW
+        pooled_MW = self.norm((encoded.hidden_MLW * weight_ML[:, :, None]).sum(1))
+        return summary_UW.to(pooled_MW.dtype).index_copy(0, encoded.user_M, pooled_MW)
 
 
 class SequenceLayer(nn.Module):

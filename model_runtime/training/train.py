@@ -192,10 +192,11 @@ def _step(
     label_NT = torch.from_numpy(examples.label_NT[row_N]).to(config.device)
     shared = network.trunk(rows)
     ends = np.cumsum([len(part) for part in batch])
+    parts = [slice(end - len(part), end) for part, end in zip(batch, ends, strict=True)]
     logit_NT = torch.cat(
         [
-            network.head_of(surface)(shared.rows(slice(end - len(part), end)))
-            for surface, part, end in zip(examples.spec.surfaces, batch, ends, strict=True)
+            network.head_of(surface)(shared.rows(part), rows.rows(part).own)
+            for surface, part in zip(examples.spec.surfaces, parts, strict=True)
         ]
     )
     loss = masked_loss(logit_NT, label_NT)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from control_plane.admin import wording
-from control_plane.admin.asking import Question, ask, given_reason, go
+from control_plane.admin.asking import Question, ask, carry_out, given_reason
 from control_plane.admin.forms import SentForm
 from control_plane.admin.problems import PageRoute
 from control_plane.api.deps import MAX_ID, Id, Now, Sessions
@@ -31,15 +31,17 @@ def ask_to_roll_back(request: Request, surface: Name, seen_generation: Seen, ses
 
 
 @router.post("/surfaces/{surface}/roll_back")
-def roll_back_surface(surface: Name, form: SentForm, sessions: Sessions, now: Now) -> Response:
+def roll_back_surface(surface: Name, form: SentForm, now: Now) -> Response:
     """Ends the active rollout whatever has moved since. Without one, stable itself goes: only if it is the stable
     that was seen, or a second press would undo what the first one reached."""
-    with sessions.writing() as session:
+
+    def go_back(session: Session) -> None:
         state = surfaces.get(session, Surface(surface))
         if state.rollout_id is None and form.seen_generation != state.generation:
             raise StaleGeneration(surface, seen=form.seen_generation or 0, current=state.generation)
         stables.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
-    return go("/", form)
+
+    return carry_out(form, go_back, then="/")
 
 
 @router.get("/rollouts/{rollout_id}/restart")
@@ -50,9 +52,10 @@ def ask_to_restart(request: Request, rollout_id: Id, seen_generation: Seen, sess
 
 
 @router.post("/rollouts/{rollout_id}/restart")
-def restart(rollout_id: Id, form: SentForm, sessions: Sessions, now: Now) -> Response:
+def restart(rollout_id: Id, form: SentForm, now: Now) -> Response:
     """Under the plan that it has; another one is swapped in by command line or API, which can read it."""
-    with sessions.writing() as session:
+
+    def begin_anew(session: Session) -> None:
         rollouts.restart(
             session,
             RolloutId(rollout_id),
@@ -62,7 +65,8 @@ def restart(rollout_id: Id, form: SentForm, sessions: Sessions, now: Now) -> Res
             now=now,
             seen_generation=form.seen_generation,
         )
-    return go(f"/rollouts/{rollout_id}", form)
+
+    return carry_out(form, begin_anew, then=f"/rollouts/{rollout_id}")
 
 
 @router.get("/rollouts/{rollout_id}/{command}")
@@ -76,11 +80,12 @@ def ask_to_command(
 
 
 @router.post("/rollouts/{rollout_id}/{command}")
-def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Sessions, now: Now) -> Response:
+def send_command(rollout_id: Id, command: Command, form: SentForm, now: Now) -> Response:
     """Refused where the surface has moved since the page was loaded, but for rolling back: that names its rollout,
     is the same twice as once, and must not wait."""
     is_rollback = command in (Command.ROLL_BACK, Command.ABORT)
-    with sessions.writing() as session:
+
+    def obey(session: Session) -> None:
         rollouts.apply_command(
             session,
             RolloutId(rollout_id),
@@ -91,7 +96,8 @@ def send_command(rollout_id: Id, command: Command, form: SentForm, sessions: Ses
             seen_generation=None if is_rollback else form.seen_generation,
             groups=form.groups,
         )
-    return go(f"/rollouts/{rollout_id}", form)
+
+    return carry_out(form, obey, then=f"/rollouts/{rollout_id}")
 
 
 @router.get("/quarantine")
@@ -112,11 +118,13 @@ def ask_to_quarantine(request: Request, digest: DigestText) -> Response:
 
 
 @router.post("/quarantine")
-def quarantine(form: SentForm, sessions: Sessions, now: Now) -> Response:
-    reason = given_reason(form, "whoever meets the quarantine later reads it")
-    with sessions.writing() as session:
-        rollouts.quarantine(session, Digest(form.digest), by=form.operator, reason=reason, now=now)
-    return go("/", form)
+def quarantine(form: SentForm, now: Now) -> Response:
+    reason, digest = given_reason(form, "whoever meets the quarantine later reads it"), Digest(form.digest)
+    return carry_out(
+        form,
+        lambda session: rollouts.quarantine(session, digest, by=form.operator, reason=reason, now=now),
+        then="/",
+    )
 
 
 @router.get("/quarantine/release")
@@ -135,11 +143,13 @@ def ask_to_release(request: Request, digest: DigestText) -> Response:
 
 
 @router.post("/quarantine/release")
-def release(form: SentForm, sessions: Sessions, now: Now) -> Response:
-    reason = given_reason(form, "say what was found out")
-    with sessions.writing() as session:
-        rollouts.release_quarantine(session, Digest(form.digest), by=form.operator, reason=reason, now=now)
-    return go("/", form)
+def release(form: SentForm, now: Now) -> Response:
+    reason, digest = given_reason(form, "say what was found out"), Digest(form.digest)
+    return carry_out(
+        form,
+        lambda session: rollouts.release_quarantine(session, digest, by=form.operator, reason=reason, now=now),
+        then="/",
+    )
 
 
 def _roll_back_question(session: Session, state: SurfaceState) -> Question:

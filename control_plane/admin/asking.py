@@ -1,14 +1,16 @@
 """What a page asks before anything happens, and where it leads once that was answered."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import Request, Response
-from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
 
 from control_plane.admin.forms import Form, remember_operator
 from control_plane.admin.rendering import render
 from control_plane.domain.errors import InvalidField
+from control_plane.registry.idempotency import Answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +39,17 @@ def ask(
     )
 
 
-def go(address: str, form: Form) -> Response:
-    response = RedirectResponse(address, HTTPStatus.SEE_OTHER)
+def carry_out(form: Form, change: Callable[[Session], object], *, then: str) -> Response:
+    """Do it, once however often the form is sent, and lead to the address `then`.
+
+    `change` may run again from the start where it is known that nothing was committed.
+    """
+
+    def work(session: Session) -> Answer:
+        change(session)
+        return Answer(status=HTTPStatus.SEE_OTHER, headers={"Location": then}, body="")
+
+    response = form.once(work)
     remember_operator(response, form)
     return response
 

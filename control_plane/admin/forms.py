@@ -1,5 +1,7 @@
-"""Forms that people send: where they come from, who signs them, what they saw."""
+"""Forms that people send: where they come from, who signs them, what they saw; each is carried out once."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,20 +11,26 @@ from fastapi import Depends, Request, Response
 
 from control_plane.admin.problems import ForeignForm
 from control_plane.api.deps import ANONYMOUS, OPERATOR_PATTERN, parts_of
+from control_plane.api.idempotency import OncePerKey
+from control_plane.clock import system_clock
 from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import digest_of
 from control_plane.registry import principals
+from control_plane.registry.idempotency import Keyed
 
 MAX_REASON = 1_000  # characters
 MAX_FIELDS = 20
 OPERATOR_COOKIE = "surefoot_operator"
 YEAR_SECONDS = 31_536_000
+KEY = re.compile(r"[0-9a-f]{32}")
+NOT_ITS_OWN = frozenset({"key", "token"})  # fields that say nothing of what is asked for; a token is kept nowhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
     """`seen_generation` is that of the page the button stood on; None on forms about no surface.
 
-    `fields` has all that was sent, as it was sent.
+    `fields` has all that was sent, as it was sent. `once` carries out what it asks for: the first time that it comes.
     """
 
     operator: str
@@ -31,6 +39,7 @@ class Form:
     seen_generation: int | None
     digest: str
     fields: Mapping[str, str]
+    once: OncePerKey
 
 
 async def _sent_form(request: Request) -> Form:
@@ -45,6 +54,9 @@ async def _sent_form(request: Request) -> Form:
         seen_generation=_generation(fields.get("seen_generation", "")),
         digest=fields.get("digest", ""),
         fields=fields,
+        once=OncePerKey(
+            sessions=parts_of(request).sessions, request=_keyed(request, fields, operator), now=system_clock()
+        ),
     )
 
 
@@ -82,6 +94,18 @@ def _operator(request: Request, fields: dict[str, str]) -> str:
     if not OPERATOR_PATTERN.fullmatch(name):
         raise InvalidField("your name", "must be 1 to 100 letters, digits, spaces or any of . @ _ + -")
     return name
+
+
+def _keyed(request: Request, fields: Mapping[str, str], operator: str) -> Keyed | None:
+    """None for a form without a key, which a program sent: it is carried out each time."""
+    key = fields.get("key", "")
+    if not key:
+        return None
+    if not KEY.fullmatch(key):
+        raise InvalidField("key", "must be 32 hexadecimal digits, as the page wrote them")
+    content = {name: text for name, text in fields.items() if name not in NOT_ITS_OWN}
+    digest = digest_of(f"{request.url.path}\n{json.dumps(content, sort_keys=True)}".encode())
+    return Keyed(operator=operator, key=f"form/{key}", request_digest=digest)
 
 
 def _reason(text: str) -> str:

@@ -7,15 +7,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from control_plane.admin import wording
-from control_plane.admin.asking import Question, ask, given_reason, go
+from control_plane.admin.asking import Question, ask, carry_out, given_reason
 from control_plane.admin.forms import Form, SentForm
 from control_plane.admin.freezes import REPEATS, load_freezes
 from control_plane.admin.problems import PageRoute
 from control_plane.admin.rendering import render
 from control_plane.api.deps import Id, Now, Sessions, Settings
 from control_plane.api.freeze_schemas import FreezeIn
+from control_plane.api.freezes import declaration
 from control_plane.api.schemas import Name
-from control_plane.domain.model_version import Surface
 from control_plane.registry import calendars, freezes, principals, surfaces
 
 router = APIRouter(prefix="/freezes", route_class=PageRoute, include_in_schema=False)
@@ -41,26 +41,10 @@ def ask_to_stop_the_line(
 
 
 @router.post("/declare")
-def stop_the_line(form: SentForm, sessions: Sessions, settings: Settings, now: Now) -> Response:
+def stop_the_line(form: SentForm, settings: Settings, now: Now) -> Response:
     given_reason(form, "say why nothing may grow")
-    asked = _freeze_in(form)
-    times = asked.to_times(now)
-    if asked.bypass_group:
-        principals.check_group(settings.groups, asked.bypass_group, field="bypass_group")
-    with sessions.writing() as session:
-        freezes.declare(
-            session,
-            None if asked.surface is None else Surface(asked.surface),
-            starts_at=times.starts_at,
-            ends_at=times.ends_at,
-            calendar=times.calendar,
-            owner=asked.owner,
-            reason=asked.reason,
-            bypass_group=asked.bypass_group,
-            by=form.operator,
-            now=now,
-        )
-    return go("/freezes", form)
+    declare = declaration(_freeze_in(form), groups=settings.groups, by=form.operator, now=now)
+    return carry_out(form, declare, then="/freezes")
 
 
 @router.get("/{freeze_id}/lift")
@@ -83,11 +67,13 @@ def ask_to_lift(request: Request, freeze_id: Id, sessions: Sessions, now: Now) -
 
 
 @router.post("/{freeze_id}/lift")
-def lift(freeze_id: Id, form: SentForm, sessions: Sessions, now: Now) -> Response:
+def lift(freeze_id: Id, form: SentForm, now: Now) -> Response:
     reason = given_reason(form, "say why things may grow again")
-    with sessions.writing() as session:
-        freezes.lift(session, freeze_id, by=form.operator, groups=form.groups, reason=reason, now=now)
-    return go("/freezes", form)
+    return carry_out(
+        form,
+        lambda session: freezes.lift(session, freeze_id, by=form.operator, groups=form.groups, reason=reason, now=now),
+        then="/freezes",
+    )
 
 
 def _freeze_in(form: Form) -> FreezeIn:

@@ -27,6 +27,7 @@ ADVICE: dict[type[Exception], str] = {
     errors.NoSafeVersion: "Nothing was changed. Register a sound version and adopt it as stable.",
     errors.Frozen: "Nothing was changed. Rolling back, holding and aborting work as ever while a freeze stands.",
     errors.Forbidden: "Nothing was changed.",
+    errors.KeyReused: "This form was sent before, and carried out as it was then. To do something else, open it anew.",
     errors.UnknownName: "It may have been named wrongly, or it lives in another deployment.",
     OperationalError: "Runtimes keep serving what they have, and send an unwatched candidate home by themselves.",
 }

@@ -1,9 +1,12 @@
 """The releases pages, and rolling a whole release back by one button."""
 
+from http import HTTPStatus
+
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from control_plane.admin import wording
-from control_plane.admin.asking import Question, ask, go
+from control_plane.admin.asking import Question, ask
 from control_plane.admin.forms import SentForm, remember_operator
 from control_plane.admin.problems import PageRoute
 from control_plane.admin.releases import going_back, load_list, load_release
@@ -39,11 +42,12 @@ def ask_to_roll_back(request: Request, release_id: Id, sessions: Sessions) -> Re
 @router.post("/{release_id}/roll_back")
 def roll_back(request: Request, release_id: Id, form: SentForm, sessions: Sessions, now: Now) -> Response:
     """Whatever has moved since the page was loaded: twice is the same as once. Tells what had to stay."""
-    with sessions.writing() as session:
-        stays = rollouts.roll_back_release(session, release_id, by=form.operator, reason=form.reason, now=now)
-    if not stays:
-        return go(f"/releases/{release_id}", form)
-    answer = render(request, "stays.html", page="/releases", release_id=release_id, stays=stays)
+    stays = sessions.write(
+        lambda session: rollouts.roll_back_release(session, release_id, by=form.operator, reason=form.reason, now=now)
+    )
+    answer: Response = RedirectResponse(f"/releases/{release_id}", HTTPStatus.SEE_OTHER)
+    if stays:
+        answer = render(request, "stays.html", page="/releases", release_id=release_id, stays=stays)
     remember_operator(answer, form)
     return answer
 

@@ -1,6 +1,7 @@
 """Pages from templates, with the headers that keep foreign scripts, frames and forms out."""
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -118,6 +119,7 @@ def _environment() -> Environment:
         "command_icon": wording.COMMAND_ICONS.__getitem__,
     }
     environment.globals |= {
+        "new_key": lambda: uuid.uuid4().hex,  # a form that is sent twice is carried out once
         "static": lambda name: f"/static/{name}?v={_digests()[name]}",
         "icons": Markup((HERE / "templates" / "icons.svg").read_text()),
     }

@@ -7,7 +7,7 @@ from datetime import datetime
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from control_plane.admin.asking import Question, ask, go
+from control_plane.admin.asking import Question, ask, carry_out
 from control_plane.admin.forms import SentForm
 from control_plane.admin.problems import PageRoute
 from control_plane.admin.rendering import render
@@ -60,11 +60,9 @@ def ask_to_replay_all(request: Request, name: SubscriberName, sessions: Sessions
 
 
 @router.post("/{name}/replay")
-def replay_all(name: SubscriberName, form: SentForm, sessions: Sessions, settings: Settings) -> Response:
+def replay_all(name: SubscriberName, form: SentForm, settings: Settings) -> Response:
     subscriber = named(settings.webhooks, name)
-    with sessions.writing() as session:
-        deliveries.replay(session, subscriber.name)
-    return go("/webhooks", form)
+    return carry_out(form, lambda session: deliveries.replay(session, subscriber.name), then="/webhooks")
 
 
 @router.get("/{name}/dead/{event_id}/replay")
@@ -74,11 +72,9 @@ def ask_to_replay_one(request: Request, name: SubscriberName, event_id: Id, sett
 
 
 @router.post("/{name}/dead/{event_id}/replay")
-def replay_one(name: SubscriberName, event_id: Id, form: SentForm, sessions: Sessions, settings: Settings) -> Response:
+def replay_one(name: SubscriberName, event_id: Id, form: SentForm, settings: Settings) -> Response:
     subscriber = named(settings.webhooks, name)
-    with sessions.writing() as session:
-        deliveries.replay(session, subscriber.name, event_id)
-    return go("/webhooks", form)
+    return carry_out(form, lambda session: deliveries.replay(session, subscriber.name, event_id), then="/webhooks")
 
 
 def _lines(session: Session, subscribers: tuple[Subscriber, ...]) -> list[SubscriberLine]:

@@ -1,5 +1,6 @@
 """Freezes: times in which nothing grows, on one surface or on all."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
@@ -50,23 +51,10 @@ def read_freeze(freeze_id: Id, sessions: Sessions, now: Now) -> FreezeOut:
 def declare(body: FreezeIn, once: Once, settings: Settings, operator: Operator, now: Now) -> Response:
     """Nothing grows from then on: no rollout starts, advances, resumes or leaves the queue. Holds, approvals, aborts
     and roll backs go through as ever, and a guardrail that fails takes its candidate home."""
-    times = body.to_times(now)
-    if body.bypass_group:
-        principals.check_group(settings.groups, body.bypass_group, field="bypass_group")
+    declare_it = declaration(body, groups=settings.groups, by=operator, now=now)
 
     def stop_the_line(session: Session) -> Answer:
-        freeze = freezes.declare(
-            session,
-            None if body.surface is None else Surface(body.surface),
-            starts_at=times.starts_at,
-            ends_at=times.ends_at,
-            calendar=times.calendar,
-            owner=body.owner,
-            reason=body.reason,
-            bypass_group=body.bypass_group,
-            by=operator,
-            now=now,
-        )
+        freeze = declare_it(session)
         location = f"/v1/freezes/{freeze.freeze_id}"
         return answer(_render(freeze, now), status=status.HTTP_201_CREATED, location=location)
 
@@ -90,6 +78,25 @@ def lift(freeze_id: Id, body: LiftIn, once: Once, operator: Operator, groups: Gr
         return answer(_render(lifted, now))
 
     return once(let_go)
+
+
+def declaration(body: FreezeIn, *, groups: str, by: str, now: datetime) -> Callable[[Session], Freeze]:
+    """What declares the freeze, once its times and its group of `groups`, the setting, are known to be sound."""
+    times = body.to_times(now)
+    if body.bypass_group:
+        principals.check_group(groups, body.bypass_group, field="bypass_group")
+    return lambda session: freezes.declare(
+        session,
+        None if body.surface is None else Surface(body.surface),
+        starts_at=times.starts_at,
+        ends_at=times.ends_at,
+        calendar=times.calendar,
+        owner=body.owner,
+        reason=body.reason,
+        bypass_group=body.bypass_group,
+        by=by,
+        now=now,
+    )
 
 
 def _render(freeze: Freeze, now: datetime) -> FreezeOut:

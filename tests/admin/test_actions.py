@@ -1,6 +1,10 @@
+import json
+
 import pytest
+from sqlalchemy import text
 
 from control_plane.admin.forms import OPERATOR_COOKIE
+from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import Phase
 from control_plane.registry import freezes, rollouts
 from tests.admin.site import HOME_FEED, Site
@@ -259,3 +263,65 @@ def test_the_question_says_who_is_moved_where(site: Site) -> None:
 
     assert "The 5 % of users" in question
     assert state.stable[:8] in question
+
+
+def test_every_form_carries_a_key_of_its_own(site: Site) -> None:
+    forms = ("/freezes/declare", f"/rollouts/{site.rollout_id}/start?seen_generation=3", "/freezes/declare")
+
+    keys = [key_of(site.read(path)) for path in forms]
+
+    assert len(set(keys)) == 3
+
+
+def test_a_form_that_is_sent_twice_is_carried_out_once_and_answered_alike(site: Site) -> None:
+    site.ramp()
+    key, seen = key_of(site.read("/freezes/declare")), site.state().generation
+
+    once, twice = (site.command("skip", key=key, reason="a fix", seen_generation=seen) for _ in range(2))
+
+    assert once.status_code == twice.status_code == 303
+    assert once.headers["location"] == twice.headers["location"]
+    assert "Idempotency-Replayed" in twice.headers
+    assert site.rollout().step == 1
+
+
+def test_a_form_that_was_sent_and_comes_again_with_other_words_is_refused(site: Site) -> None:
+    key = key_of(site.read("/freezes/declare"))
+    site.press("/freezes/declare", key=key, reason="a fire")
+
+    changed = site.press("/freezes/declare", key=key, reason="a flood")
+
+    assert changed.status_code == 422
+    assert "carried out as it was then. To do something else, open it anew." in changed.text
+    with site.showcase.sessions.reading() as session:
+        assert [freeze.reason for freeze in freezes.list_freezes(session, now=site.showcase.now)] == ["a fire"]
+
+
+def test_a_form_that_was_refused_may_be_sent_again_under_its_key(site: Site) -> None:
+    key = key_of(site.read("/freezes/declare"))
+
+    refused = site.press("/freezes/declare", key=key, reason="a fire", duration="soon")
+    mended = site.press("/freezes/declare", key=key, reason="a fire", duration="1h")
+
+    assert (refused.status_code, mended.status_code) == (422, 303)
+
+
+def test_a_key_that_no_page_wrote_is_refused(site: Site) -> None:
+    assert site.command("start", key="x" * 300).status_code == 422
+    assert site.rollout().phase is Phase.PENDING
+
+
+def test_a_token_is_in_nothing_that_is_kept_of_a_form(guarded_site: Site) -> None:
+    guarded_site.command("start", key="0" * 32, token="s3cret")
+
+    with guarded_site.showcase.sessions.engine.connect() as connection:
+        kept = connection.execute(text("SELECT * FROM idempotency")).one()
+
+    body = {"reason": "", "seen_generation": str(guarded_site.state().generation - 1)}
+    content = json.dumps({name: value for name, value in body.items() if value}, sort_keys=True)
+    assert kept.request_digest == digest_of(f"/rollouts/{guarded_site.rollout_id}/start\n{content}".encode())
+    assert "s3cret" not in str(kept)
+
+
+def key_of(page: str) -> str:
+    return page.split('name="key" value="')[1].split('"')[0]

@@ -97,7 +97,7 @@ def test_lists_can_be_of_one_surface(deployment: Deployment) -> None:
         ({"starts_at": "0001-01-01T00:00:00+14:00"}, "starts_at", "1970"),
         ({"starts_at": "9999-12-31T23:59:59-14:00"}, "starts_at", "2200"),
         ({"starts_at": "2002-01-01T00:00:00Z"}, "starts_at", "ten years"),
-        ({"starts_at": "tomorrow"}, "starts_at", "datetime"),
+        ({"starts_at": "tomorrow"}, "starts_at", "a moment in ISO 8601"),
         ({"duration": "an hour"}, "duration", "like '90s'"),
         ({"duration": "1h", "ends_at": "2026-03-04T00:00:00Z"}, "duration", "without ends_at"),
         ({"bypass_group": "oncal"}, "bypass_group", "known: oncall, leads"),

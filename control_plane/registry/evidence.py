@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
@@ -35,31 +36,26 @@ def record_verdict(
     now: datetime,
     next_check_at: datetime | None,
     epoch: int | None = None,
+    seen_generation: int | None = None,
 ) -> int:
     """Store a verdict with its inputs, set the next check, renew the lease; return the verdict's id.
 
     A verdict that says `ERROR` is stored, but completed no check: it leaves the lease to run out. A lease that has
     run out stays so: the candidate comes back only under a new generation, by `rollouts.renew_watch`.
+
+    Raises:
+        Deposed, StaleGeneration (the surface is not at `seen_generation`), UnknownName.
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    state = changes.lock_one(session, rollout_rows.load(session, rollout_id).surface)
+    state = changes.lock_one(session, rollout_rows.surface_of(session, rollout_id))
+    changes.check_seen(state, seen_generation)
     rollout_rows.set_next_check(session, rollout_id, next_check_at)
-    row = VerdictRow(
-        rollout_id=rollout_id,
-        at=now,
-        outcome=verdict.outcome.value,
-        generation=verdict.generation,
-        verdict=verdict.to_json(),
-        inputs_digest=_store_inputs(session, inputs),
-        code_version=CODE_VERSION,
-    )
-    session.add(row)
+    verdict_id = _store(session, rollout_id, verdict, _store_inputs(session, inputs), now)
     if verdict.completes_check and state.home_since(now=now) is None:
         _renew_lease(session, rollout_id, now)
-    session.flush()
     failpoints.reach("verdict.stored")
-    return row.verdict_id
+    return verdict_id
 
 
 def get_verdict(session: Session, verdict_id: int) -> StoredVerdict:
@@ -106,14 +102,37 @@ def list_verdicts(session: Session, rollout_id: RolloutId, limit: int = 100) -> 
 
 
 def _store_inputs(session: Session, content: bytes) -> str:
+    """Keep them once, and again where retention has pruned them."""
     digest = digest_of(content)
-    known = session.get(VerdictInputsRow, digest)
-    if known is None:
-        session.add(VerdictInputsRow(digest=digest, content=content))
-    elif known.pruned_at is not None:
-        known.content, known.pruned_at = content, None
-    session.flush()
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    inserting = (sqlite.insert if is_sqlite else postgresql.insert)(VerdictInputsRow)
+    added = inserting.values(digest=digest, content=content)
+    session.connection().execute(
+        added.on_conflict_do_update(
+            index_elements=[VerdictInputsRow.digest],
+            set_={"content": added.excluded.content, "pruned_at": None},
+            where=VerdictInputsRow.pruned_at.is_not(None),
+        )
+    )
     return digest
+
+
+def _store(session: Session, rollout_id: RolloutId, verdict: Verdict, inputs_digest: str, now: datetime) -> int:
+    """By a plain statement: a row that nobody reads back in this session need not be kept track of."""
+    stored = session.connection().execute(
+        insert(VerdictRow)
+        .values(
+            rollout_id=rollout_id,
+            at=now,
+            outcome=verdict.outcome.value,
+            generation=verdict.generation,
+            verdict=verdict.to_json(),
+            inputs_digest=inputs_digest,
+            code_version=CODE_VERSION,
+        )
+        .returning(VerdictRow.verdict_id)
+    )
+    return stored.scalar_one()
 
 
 def _renew_lease(session: Session, rollout_id: RolloutId, now: datetime) -> None:

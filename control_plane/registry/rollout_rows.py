@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from control_plane.domain.errors import UnknownName
@@ -22,6 +22,13 @@ def row_of(session: Session, rollout_id: RolloutId) -> RolloutRow:
     if row is None:
         raise UnknownName("rollout", str(rollout_id))
     return row
+
+
+def surface_of(session: Session, rollout_id: RolloutId) -> Surface:
+    surface = session.scalar(select(RolloutRow.surface).where(RolloutRow.rollout_id == rollout_id))
+    if surface is None:
+        raise UnknownName("rollout", str(rollout_id))
+    return Surface(surface)
 
 
 def insert(
@@ -86,10 +93,12 @@ def swap_plan(session: Session, rollout_id: RolloutId, plan: RolloutPlan) -> Non
 
 def set_next_check(session: Session, rollout_id: RolloutId, at: datetime | None) -> None:
     """When the scheduler looks again; a finished rollout is checked no more."""
-    row = row_of(session, rollout_id)
-    if Phase(row.phase) not in FINISHED:
-        row.next_check_at = at
-        session.flush()
+    session.execute(
+        update(RolloutRow)
+        .where(RolloutRow.rollout_id == rollout_id, RolloutRow.phase.not_in([phase.value for phase in FINISHED]))
+        .values(next_check_at=at)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def queued(session: Session, surface: Surface | None = None) -> list[Rollout]:

@@ -13,6 +13,7 @@ from control_plane import failpoints
 from control_plane.domain.decision import Readiness
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.moments import Health, ServingCounts
+from control_plane.domain.rollout import RolloutId
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import ModelVersionRow, RolloutRow, RuntimeCountsRow, RuntimeRow
 
@@ -20,6 +21,9 @@ MOST = frozenset({"distinct_scores"})  # the largest counts, over runtimes and r
 LATEST = frozenset({"features", "features_lost"})  # of a runtime what it told last, of all of them the largest
 BINS = "latency_bins"
 ADDED = frozenset(ServingCounts.__dataclass_fields__) - MOST - LATEST - {BINS}
+
+
+CountsOf = Mapping[VersionId, Mapping[str, ServingCounts]]  # by version, then by runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,15 +84,31 @@ def readiness(
 ) -> Readiness:
     """How many live runtimes of the candidate's surface have it loaded, and how many serve its present stage."""
     surface = session.scalar(select(ModelVersionRow.surface).where(ModelVersionRow.version_id == candidate))
-    serving = [runtime for runtime in live(session, since=live_since) if surface in runtime.generations]
+    return readiness_of(
+        live(session, since=live_since),
+        surface or "",
+        candidate,
+        blocked_by=blocked_by,
+        stage_generation=stage_generation,
+    )
+
+
+def readiness_of(
+    live_ones: Sequence[Runtime],
+    surface: str,
+    candidate: VersionId,
+    *,
+    blocked_by: str | None = None,
+    stage_generation: int = 0,
+) -> Readiness:
+    """The same of runtimes that were read already."""
+    serving = [runtime for runtime in live_ones if surface in runtime.generations]
     return Readiness(
         may_start=blocked_by is None,
         blocked_by=blocked_by or "",
         live_runtimes=len(serving),
         loaded_runtimes=sum(candidate in runtime.loaded for runtime in serving),
-        acknowledged_runtimes=sum(
-            runtime.generations.get(surface or "", -1) >= stage_generation for runtime in serving
-        ),
+        acknowledged_runtimes=sum(runtime.generations[surface] >= stage_generation for runtime in serving),
     )
 
 
@@ -99,13 +119,31 @@ def health(
 
     What runtimes tell of the present, such as the features that they lack, is that of the live ones alone.
     """
-    serving = [runtime for runtime in live(session, since=live_since) if state.surface in runtime.generations]
-    started = _counts_at_start(session, state)
+    return health_of(
+        live(session, since=live_since),
+        counts_of(session, [stable, candidate]),
+        counts_at_start(session, state.rollout_id),
+        state,
+        stable,
+        candidate,
+    )
+
+
+def health_of(
+    live_ones: Sequence[Runtime],
+    counts: CountsOf,
+    at_start: Mapping[str, Mapping[str, Any]],
+    state: SurfaceState,
+    stable: VersionId,
+    candidate: VersionId,
+) -> Health:
+    """The same of what was read already."""
+    serving = [runtime for runtime in live_ones if state.surface in runtime.generations]
     serving_ids = {runtime.runtime_id for runtime in serving}
 
     def since_start(version_id: VersionId) -> ServingCounts:
-        totals = total_counts(session, version_id, present_of=serving_ids)
-        return _less(totals, ServingCounts.from_mapping(started.get(version_id, {})))
+        totals = _total(counts.get(version_id, {}), present_of=serving_ids)
+        return _less(totals, ServingCounts.from_mapping(at_start.get(version_id, {})))
 
     return Health(
         stable=since_start(stable),
@@ -116,6 +154,27 @@ def health(
     )
 
 
+def counts_of(session: Session, version_ids: Collection[VersionId]) -> CountsOf:
+    """What runtimes, also those gone since, counted of these versions over their restarts."""
+    table = RuntimeCountsRow
+    rows = session.execute(
+        select(table.version_id, table.runtime_id, table.totals)
+        .where(table.version_id.in_(version_ids))
+        .order_by(table.version_id, table.runtime_id)
+    )
+    found: dict[VersionId, dict[str, ServingCounts]] = {}
+    for version_id, runtime_id, totals in rows:
+        found.setdefault(VersionId(version_id), {})[runtime_id] = ServingCounts.from_mapping(totals)
+    return found
+
+
+def counts_at_start(session: Session, rollout_id: RolloutId | None) -> Mapping[str, Mapping[str, Any]]:
+    """What had been counted of each version when a rollout started."""
+    if rollout_id is None:
+        return {}
+    return session.scalar(select(RolloutRow.counts_at_start).where(RolloutRow.rollout_id == rollout_id)) or {}
+
+
 def total_counts(
     session: Session, version_id: VersionId, *, present_of: Collection[str] | None = None
 ) -> ServingCounts:
@@ -123,15 +182,13 @@ def total_counts(
 
     `present_of` names the runtimes whose word on the present counts; all of them where it is not given.
     """
-    rows = session.scalars(
-        select(RuntimeCountsRow)
-        .where(RuntimeCountsRow.version_id == version_id)
-        .execution_options(populate_existing=True)
-    )
+    return _total(counts_of(session, [version_id]).get(version_id, {}), present_of=present_of)
+
+
+def _total(by_runtime: Mapping[str, ServingCounts], *, present_of: Collection[str] | None) -> ServingCounts:
     totals = ServingCounts()
-    for row in rows:
-        counts = ServingCounts.from_mapping(row.totals)
-        is_present = present_of is None or row.runtime_id in present_of
+    for runtime_id, counts in by_runtime.items():
+        is_present = present_of is None or runtime_id in present_of
         totals = _plus(totals, counts if is_present else replace(counts, features=0, features_lost=0))
     return totals
 
@@ -185,12 +242,6 @@ def _difference(bins: Sequence[int], start: Sequence[int]) -> list[int]:
 
 def _stored(counts: ServingCounts) -> dict[str, Any]:
     return {**asdict(counts), BINS: list(counts.latency_bins)}
-
-
-def _counts_at_start(session: Session, state: SurfaceState) -> Mapping[str, Mapping[str, Any]]:
-    if state.rollout_id is None:
-        return {}
-    return session.scalar(select(RolloutRow.counts_at_start).where(RolloutRow.rollout_id == state.rollout_id)) or {}
 
 
 def _runtime(row: RuntimeRow) -> Runtime:

@@ -1,7 +1,7 @@
 """From the event log to the moments of one rollout: day after day, and where days are large, shard after shard."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,8 +27,9 @@ from control_plane.domain.moments import (
 )
 from control_plane.domain.split import FULL_TRAFFIC_BP, NUM_BUCKETS, Arm
 from control_plane.evidence.event_log import DAY_MS, EventLog, Snapshot
+from control_plane.evidence.in_step import run_in_step
 from control_plane.evidence.partition_query import Bands, PartitionQuery, Scope
-from control_plane.evidence.shard_sums import ShardSums, shard_groups
+from control_plane.evidence.shard_sums import Asking, ShardSums, shard_groups
 from control_plane.evidence.sums import NONE_YET_MS, Sums, add_up
 from control_plane.evidence.users import Users
 
@@ -113,25 +114,24 @@ def moments(log: EventLog, query: MomentsQuery) -> Moments:
     """
     for _ in range(ATTEMPTS - 1):
         try:
-            return _moments(log, query, log.snapshot())
+            return _moments(log, query)
         except duckdb.IOException:
             continue
     try:
-        return _moments(log, query, log.snapshot())
+        return _moments(log, query)
     except duckdb.IOException as error:
         raise LogUnavailable(str(log.root), str(error).partition("\n")[0]) from error
 
 
 class MomentsReader:
-    """Moments of one rollout after another, for one thread: what they share of the log is read once.
+    """Moments of many rollouts, for one thread: what they share of the log is read, and summed, once.
 
-    The log is looked at anew every `looks_at_once` rollouts. The same events give the bits that `moments` gives.
+    The same events give the bits that `moments` gives. `on_progress` is called before each query.
     """
 
-    def __init__(self, log: EventLog, *, looks_at_once: int = 64) -> None:
+    def __init__(self, log: EventLog, *, on_progress: Callable[[], None] = lambda: None) -> None:
         self._log = log
-        self._looks_at_once = looks_at_once
-        self._looks_left = 0
+        self._on_progress = on_progress
         self._sql: PartitionQuery | None = None
 
     def __enter__(self) -> Self:
@@ -140,35 +140,50 @@ class MomentsReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._sql is not None:
-            self._sql.close()
+        self._close()
 
-    def moments(self, query: MomentsQuery) -> Moments:
+    def moments_of(self, queries: Sequence[MomentsQuery]) -> list[Moments | Exception]:
+        """The moments of each query, or why there are none; all are of one moment of the log."""
+        if not queries:
+            return []
         if self._sql is None:
             self._sql = PartitionQuery(self._log.root / "scratch", keeps_rows=True)
-        if self._looks_left == 0:
-            self._snapshot = self._log.snapshot()
-            self._looks_left = self._looks_at_once
-        self._looks_left -= 1
+        snapshot = self._log.snapshot()
+        runs = [_summed(self._log, query, snapshot) for query in queries]
+        found = run_in_step(self._sql, runs, on_progress=self._on_progress)
+        if any(isinstance(one, duckdb.Error) for one in found):
+            self._close()  # files that were swept meanwhile, or a connection that is of no use any more
+        return [
+            self._alone(query) if isinstance(one, duckdb.Error) else one
+            for query, one in zip(queries, found, strict=True)
+        ]
+
+    def _alone(self, query: MomentsQuery) -> Moments | Exception:
+        self._on_progress()
         try:
-            return _summed(self._log, query, self._snapshot, self._sql)
-        except duckdb.Error:  # files that were swept meanwhile, or a connection that is of no use any more
+            return moments(self._log, query)
+        except Exception as error:
+            return error
+
+    def _close(self) -> None:
+        if self._sql is not None:
             self._sql.close()
             self._sql = None
-            self._looks_left = 0
-            return moments(self._log, query)
 
 
-def _moments(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Moments:
+def _moments(log: EventLog, query: MomentsQuery) -> Moments:
     with PartitionQuery(log.root / "scratch") as sql:
-        return _summed(log, query, snapshot, sql)
+        (found,) = run_in_step(sql, [_summed(log, query, log.snapshot())])
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
-def _summed(log: EventLog, query: MomentsQuery, snapshot: Snapshot, sql: PartitionQuery) -> Moments:
+def _summed(log: EventLog, query: MomentsQuery, snapshot: Snapshot) -> Asking[Moments]:
     assembly = _Assembly(query)
     scope = query.scope
     for shards in shard_groups(snapshot):
-        reader = ShardSums(
+        since_start = ShardSums(
             log,
             snapshot,
             scope,
@@ -178,7 +193,7 @@ def _summed(log: EventLog, query: MomentsQuery, snapshot: Snapshot, sql: Partiti
             since_ms=query.since_ms,
             as_of_ms=query.as_of_ms,
         )
-        assembly.add(*reader.read(sql))
+        assembly.add(*(yield from since_start.read()))
         if query.pre_period_days and query.bands.cuts_bp:  # in the shadow already, when nothing waits for it
             before = ShardSums(
                 log,
@@ -189,7 +204,7 @@ def _summed(log: EventLog, query: MomentsQuery, snapshot: Snapshot, sql: Partiti
                 as_of_ms=query.as_of_ms,
                 bands=query.bands,
             )
-            assembly.add(*before.read(sql))
+            assembly.add(*(yield from before.read()))
     return assembly.moments()
 
 

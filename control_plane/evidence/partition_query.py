@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,7 +25,7 @@ from control_plane.domain.split import NUM_BUCKETS, slot_of
 from control_plane.evidence.event_log import DAY_MS
 from control_plane.evidence.schema import SCHEMA_OF
 from control_plane.evidence.sums import KEYED, NONE_YET_MS, Sums, add_up, no_sums
-from control_plane.evidence.users import UserRows
+from control_plane.evidence.users import UserRows, no_user_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +34,20 @@ SUMS_VERSION = 6  # raise it when sums mean or store something else: those that 
 SCORE_FLOOR = 1e-7  # a score of 0 or 1 would make one impression's loss infinite
 MEMORY_LIMIT = "1GB"  # of DuckDB; a partition that needs more spills into the log's own folder
 THREADS = 2  # partitions are small; more of them at once is the way to use more cores
+
+ASKED = pa.schema(
+    [
+        pa.field("place", pa.int64()),
+        pa.field("surface", pa.string()),
+        pa.field("view_types", pa.list_(pa.string())),
+        pa.field("stable", pa.string()),
+        pa.field("candidate", pa.string()),
+        *(pa.field(f"{label}_ms", pa.int64()) for label in ("click", "good_click", "hide", "revenue")),
+        pa.field("revenue_cap", pa.float64()),
+        pa.field("since_ms", pa.int64()),
+        pa.field("as_of_ms", pa.int64()),
+    ]
+)
 
 # Files are read once: keeping their bytes would make memory grow with the log.
 SETTINGS = """
@@ -59,47 +74,50 @@ CREATE MACRO score_bin(p) AS greatest(0, least({NUM_SCORE_BINS - 1},
     floor((ln(p / (1 - p)) - {SCORE_BIN_LOGIT_MIN}) / {SCORE_BIN_LOGIT_WIDTH}))::INTEGER);
 """
 
-ARM = """CASE WHEN arm = 'stable' AND version_id = $stable THEN 0
-    WHEN arm = 'candidate' AND version_id = $candidate THEN 1 END"""
+# `asked` has a row for each part that is summed; `place` says which, and stays beside all that is made of it.
+ARM = """CASE WHEN arm = 'stable' AND version_id = stable THEN 0
+    WHEN arm = 'candidate' AND version_id = candidate THEN 1 END"""
 ANY_ARM = "0"  # before a rollout, whatever served: it is the users that count
 
 SHOWN = """
 CREATE OR REPLACE TEMP TABLE shown AS
-SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p, version_id,
-    arm = $home_arm AS at_home,
-    coalesce(list_position($view_types::VARCHAR[], view_type), 0) AS view_type,
+SELECT place, surface, day, user_key, impression_id, bucket, served_at_ms, generation, score, clipped(score) AS p,
+    version_id = candidate OR arm = '{home_arm}' AS of_candidate,
+    coalesce(list_position(view_types, view_type), 0) AS view_type,
     {arm} AS arm
-FROM ({exposures}) WHERE surface = $surface AND served_at_ms BETWEEN $since_ms AND $as_of_ms
+FROM ({exposures}) JOIN asked USING (surface) WHERE served_at_ms BETWEEN since_ms AND as_of_ms
 """
 
 SHADOWED = """
 CREATE OR REPLACE TEMP TABLE shadowed AS
-SELECT day, user_key, impression_id, served_at_ms, score, clipped(score) AS p FROM ({shadow_scores})
-WHERE surface = $surface AND version_id = $candidate AND served_at_ms BETWEEN $since_ms AND $as_of_ms
+SELECT place, day, user_key, impression_id, served_at_ms, score, clipped(score) AS p
+FROM ({shadow_scores}) JOIN asked USING (surface)
+WHERE version_id = candidate AND served_at_ms BETWEEN since_ms AND as_of_ms
 """
 
 LABELLED = """
 CREATE OR REPLACE TEMP TABLE labelled AS
 WITH came AS (
-    SELECT day, user_key, impression_id, label, value, occurred_at_ms - shown.served_at_ms AS delay_ms
-    FROM ({engagements}) AS engagement JOIN shown USING (day, user_key, impression_id)
-    WHERE engagement.surface = $surface AND arm IS NOT NULL
+    SELECT place, day, user_key, impression_id, label, value, occurred_at_ms - shown.served_at_ms AS delay_ms
+    FROM ({engagements}) AS engagement JOIN shown USING (surface, day, user_key, impression_id)
+    WHERE arm IS NOT NULL
 ), labels AS (
-    SELECT day, user_key, impression_id,
-        bool_or(label = 'click' AND delay_ms <= $click_ms) AS click,
-        bool_or(label = 'good_click' AND delay_ms <= $good_click_ms) AS good_click,
-        bool_or(label = 'hide' AND delay_ms <= $hide_ms) AS hide,
-        coalesce(sum(fixed(value)) FILTER (label = 'revenue' AND delay_ms <= $revenue_ms), 0) AS revenue
-    FROM came GROUP BY ALL
+    SELECT place, day, user_key, impression_id,
+        bool_or(label = 'click' AND delay_ms <= click_ms) AS click,
+        bool_or(label = 'good_click' AND delay_ms <= good_click_ms) AS good_click,
+        bool_or(label = 'hide' AND delay_ms <= hide_ms) AS hide,
+        coalesce(sum(fixed(value)) FILTER (label = 'revenue' AND delay_ms <= revenue_ms), 0) AS revenue
+    FROM came JOIN asked USING (place) GROUP BY ALL
 )
-SELECT day, user_key, impression_id, bucket, served_at_ms, generation, score, p, view_type, arm,
+SELECT place, day, user_key, impression_id, bucket, served_at_ms, generation, score, p, view_type, arm,
     coalesce(click, false) AS click, coalesce(good_click, false) AS good_click, coalesce(hide, false) AS hide,
-    least(coalesce(revenue, 0), fixed($revenue_cap)) AS revenue,
-    $as_of_ms - served_at_ms >= $click_ms AS matured_click,
-    $as_of_ms - served_at_ms >= $good_click_ms AS matured_good_click,
-    $as_of_ms - served_at_ms >= $hide_ms AS matured_hide,
-    $as_of_ms - served_at_ms >= $revenue_ms AS matured_revenue,
-FROM shown LEFT JOIN labels USING (day, user_key, impression_id) WHERE arm IS NOT NULL
+    least(coalesce(revenue, 0), fixed(revenue_cap)) AS revenue,
+    as_of_ms - served_at_ms >= click_ms AS matured_click,
+    as_of_ms - served_at_ms >= good_click_ms AS matured_good_click,
+    as_of_ms - served_at_ms >= hide_ms AS matured_hide,
+    as_of_ms - served_at_ms >= revenue_ms AS matured_revenue,
+FROM shown JOIN asked USING (place) LEFT JOIN labels USING (place, day, user_key, impression_id)
+WHERE arm IS NOT NULL
 """
 
 MEASURES = """
@@ -115,29 +133,31 @@ MEASURES = """
     coalesce(sum(fixed(score)) FILTER (matured_click), 0) AS score
 """
 
-CELLS = f"SELECT day, generation, view_type, arm, bucket, {MEASURES} FROM labelled GROUP BY ALL"
+CELLS = f"SELECT place, day, generation, view_type, arm, bucket, {MEASURES} FROM labelled GROUP BY ALL"
 
-BEFORE = f"SELECT band, view_type, bucket, {MEASURES} FROM labelled JOIN banded USING (user_key) GROUP BY ALL"
+BEFORE = (
+    f"SELECT place, band, view_type, bucket, {MEASURES} FROM labelled JOIN banded USING (place, user_key) GROUP BY ALL"
+)
 
 RELIABILITY = """
-SELECT generation, view_type, arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
+SELECT place, generation, view_type, arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
     count(*), sum(fixed(score)), count(*) FILTER (click)
 FROM labelled WHERE matured_click GROUP BY ALL
 """
 
 USERS = """
-SELECT user_key, generation, bit_or(1 << arm) AS seen FROM labelled GROUP BY user_key, generation
+SELECT place, user_key, generation, bit_or(1 << arm) AS seen FROM labelled GROUP BY place, user_key, generation
 """
 
 PAIRED = """
 CREATE OR REPLACE TEMP TABLE paired AS
-SELECT generation, view_type, bucket, matured_click, click, stable.score AS score, stable.p AS p,
+SELECT place, generation, view_type, bucket, matured_click, click, stable.score AS score, stable.p AS p,
     shadowed.score AS candidate_score, shadowed.p AS candidate_p
-FROM labelled AS stable JOIN shadowed USING (day, user_key, impression_id) WHERE arm = 0
+FROM labelled AS stable JOIN shadowed USING (place, day, user_key, impression_id) WHERE arm = 0
 """
 
 PAIRS = """
-SELECT generation, view_type, bucket,
+SELECT place, generation, view_type, bucket,
     count(*) AS pairs,
     count(*) FILTER (matured_click) AS matured,
     count(*) FILTER (matured_click AND click) AS clicks,
@@ -152,34 +172,37 @@ FROM paired GROUP BY ALL
 """
 
 BINS = """
-SELECT generation, view_type, 0 AS arm, bucket, score_bin(p) AS bin, count(*) FROM paired GROUP BY ALL
+SELECT place, generation, view_type, 0 AS arm, bucket, score_bin(p) AS bin, count(*) FROM paired GROUP BY ALL
 UNION ALL
-SELECT generation, view_type, 1 AS arm, bucket, score_bin(candidate_p) AS bin, count(*) FROM paired GROUP BY ALL
+SELECT place, generation, view_type, 1 AS arm, bucket, score_bin(candidate_p) AS bin, count(*) FROM paired GROUP BY ALL
 """
 
 SCORE_PAIRS = """
-SELECT generation, 0 AS view_type, coarse(bucket) AS coarse,
+SELECT place, generation, 0 AS view_type, coarse(bucket) AS coarse,
     score_bin(p) AS stable_bin, score_bin(candidate_p) AS candidate_bin, count(*)
 FROM paired GROUP BY ALL
 """
 
 SHADOW_RELIABILITY = """
-SELECT generation, view_type, 0 AS arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
+SELECT place, generation, view_type, 0 AS arm, coarse(bucket) AS coarse, score_bin(p) AS bin,
     count(*), sum(fixed(score)), count(*) FILTER (click)
 FROM paired WHERE matured_click GROUP BY ALL
 UNION ALL
-SELECT generation, view_type, 1 AS arm, coarse(bucket) AS coarse, score_bin(candidate_p) AS bin,
+SELECT place, generation, view_type, 1 AS arm, coarse(bucket) AS coarse, score_bin(candidate_p) AS bin,
     count(*), sum(fixed(candidate_score)), count(*) FILTER (click)
 FROM paired WHERE matured_click GROUP BY ALL
 """
 
-NEWEST = """
-SELECT max(served_at_ms), max(served_at_ms) FILTER (version_id = $candidate OR at_home),
-    (SELECT max(served_at_ms) FROM shadowed)
-FROM shown
+NEWEST = f"""
+SELECT place, coalesce(max(shown_ms), {NONE_YET_MS}), coalesce(max(candidate_ms), {NONE_YET_MS})
+FROM (
+    SELECT place, served_at_ms AS shown_ms, CASE WHEN of_candidate THEN served_at_ms END AS candidate_ms FROM shown
+    UNION ALL
+    SELECT place, NULL AS shown_ms, served_at_ms AS candidate_ms FROM shadowed
+) GROUP BY place
 """
 
-TABLES = {  # by the name of their keys in `Sums`; how many leading columns are keys
+TABLES = {  # by the name of their keys in `Sums`; how many columns after the place are keys
     "cell_keys": (CELLS, 5),
     "pair_keys": (PAIRS, 3),
     "bin_keys": (BINS, 5),
@@ -230,11 +253,30 @@ class Bands:
         return np.searchsorted(np.array(self.cuts_bp, np.int64), slot_N, side="right").astype(np.int64)
 
 
-class PartitionQuery:
-    """One DuckDB connection, for one thread, that sums one set of partitions after another.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One part of the log: what was served in some files from `since_ms` to `as_of_ms`, both included.
 
-    With `keeps_rows` it keeps the events of the files it read last, in the order of their surfaces, for whoever asks
-    for another part of the same files.
+    Labels count that have matured by `as_of_ms`. With `bands` it is a part of the days before a rollout: all
+    exposures of the surface, by their users' bands, and no users.
+    """
+
+    files: Mapping[EventKind, Sequence[str]]
+    scope: Scope
+    since_ms: int
+    as_of_ms: int
+    bands: Bands | None = None
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What parts have in common that one query can sum."""
+        return self.bands is None, *(tuple(self.files.get(kind, ())) for kind in EventKind)
+
+
+class PartitionQuery:
+    """One DuckDB connection, for one thread, that sums parts of the log: many of the same files at the cost of one.
+
+    With `keeps_rows` it keeps the events of the files it read last, for whoever asks for other parts of them.
     """
 
     def __init__(self, scratch: Path, *, keeps_rows: bool = False) -> None:
@@ -259,36 +301,61 @@ class PartitionQuery:
     ) -> None:
         self.close()
 
-    def sums(
-        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, *, since_ms: int, as_of_ms: int
-    ) -> tuple[Sums, UserRows]:
-        """Sum the exposures served from `since_ms` to `as_of_ms`, both included, with the labels matured by then."""
-        self._parameters = {
-            **scope.parameters(), "since_ms": since_ms, "as_of_ms": as_of_ms, "home_arm": HOME_ARM
-        }  # fmt: skip
-        once = {kind: self._rows(kind, files.get(kind, ())) for kind in EventKind}
-        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM))
-        self._run(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
-        self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
-        self._run(PAIRED)
-        columns: dict[str, NDArray[np.int64]] = {}
-        for keys, (sql, num_keys) in TABLES.items():
-            columns[keys], columns[KEYED[keys]] = self._table(sql, keys=num_keys)
-        return add_up([replace(no_sums(), **columns, newest_ms=self._newest())]), self._users()
+    def answers(self, alike: Sequence[Asked]) -> list[tuple[Sums, UserRows]]:
+        """The sums of parts that are `Asked.alike`, in their order."""
+        self._ask(alike)
+        if alike[0].bands is not None:
+            return [(sums, no_user_rows()) for sums in self._sums_before(alike)]
+        return list(zip(self._sums(alike), self._users(len(alike)), strict=True))
 
-    def sums_before(
-        self, files: Mapping[EventKind, Sequence[str]], scope: Scope, bands: Bands, *, as_of_ms: int
-    ) -> Sums:
-        """Sum all exposures of the surface by their users' bands, with the labels matured by `as_of_ms`."""
-        self._parameters = {**scope.parameters(), "since_ms": 0, "as_of_ms": as_of_ms, "home_arm": HOME_ARM}
-        once = {kind: self._rows(kind, files.get(kind, ())) for kind in (EventKind.EXPOSURE, EventKind.ENGAGEMENT)}
-        self._run(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ANY_ARM))
-        self._run(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
-        user_N = np.asarray(self._run("SELECT DISTINCT user_key FROM labelled").fetchnumpy()["user_key"], np.uint64)
-        self._connection.register("banded", pa.table({"user_key": user_N, "band": bands.band_of(user_N)}))
-        before_keys, before = self._table(BEFORE, keys=3)
+    def _ask(self, alike: Sequence[Asked]) -> None:
+        rows = [
+            {
+                "place": place,
+                **one.scope.parameters(),
+                "since_ms": one.since_ms,
+                "as_of_ms": one.as_of_ms,
+            }
+            for place, one in enumerate(alike)
+        ]
+        self._connection.register("asked_rows", pa.Table.from_pylist(rows, schema=ASKED))
+        self._connection.execute("CREATE OR REPLACE TEMP TABLE asked AS SELECT * FROM asked_rows")
+        self._connection.unregister("asked_rows")
+
+    def _sums(self, alike: Sequence[Asked]) -> list[Sums]:
+        once = {kind: self._rows(kind, alike[0].files.get(kind, ())) for kind in EventKind}
+        self._connection.execute(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM, home_arm=HOME_ARM))
+        self._connection.execute(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
+        self._connection.execute(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
+        self._connection.execute(PAIRED)
+        columns: list[dict[str, NDArray[np.int64]]] = [{} for _ in alike]
+        for name, (sql, num_keys) in TABLES.items():
+            for own, rows in zip(columns, self._by_place(sql, len(alike)), strict=True):
+                own[name], own[KEYED[name]] = rows[:, :num_keys], rows[:, num_keys:]
+        for own, rows in zip(columns, self._by_place(NEWEST, len(alike)), strict=True):
+            own["newest_ms"] = rows[0] if len(rows) else no_sums().newest_ms
+        return [add_up([replace(no_sums(), **own)]) for own in columns]
+
+    def _sums_before(self, alike: Sequence[Asked]) -> list[Sums]:
+        kinds = (EventKind.EXPOSURE, EventKind.ENGAGEMENT)
+        once = {kind: self._rows(kind, alike[0].files.get(kind, ())) for kind in kinds}
+        self._connection.execute(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ANY_ARM, home_arm=HOME_ARM))
+        self._connection.execute(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
+        self._connection.register("banded", self._banded(alike))
+        found = self._by_place(BEFORE, len(alike))
         self._connection.unregister("banded")
-        return add_up([replace(no_sums(), before_keys=before_keys, before=before)])
+        return [add_up([replace(no_sums(), before_keys=rows[:, :3], before=rows[:, 3:])]) for rows in found]
+
+    def _banded(self, alike: Sequence[Asked]) -> pa.Table:
+        """The users by the bands of those who asked."""
+        found = self._connection.execute("SELECT DISTINCT place, user_key FROM labelled").fetchnumpy()
+        place_N, user_N = np.asarray(found["place"], np.int64), np.asarray(found["user_key"], np.uint64)
+        band_N = np.zeros(len(place_N), np.int64)
+        for place, asked in enumerate(alike):
+            assert asked.bands is not None
+            is_own_N = place_N == place
+            band_N[is_own_N] = asked.bands.band_of(user_N[is_own_N])
+        return pa.table({"place": place_N, "user_key": user_N, "band": band_N})
 
     def _rows(self, kind: EventKind, files: Sequence[str]) -> str:
         """The same as `_once`, read from what was kept or kept for the next one."""
@@ -298,7 +365,7 @@ class PartitionQuery:
         if known != files:
             table = f"kept_{kind.value}"
             once = self._once(kind, files)
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {once} ORDER BY surface")
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {once}")
             relation = f"SELECT * FROM {table}"
             self._kept[kind] = list(files), relation
         return relation
@@ -326,28 +393,28 @@ class PartitionQuery:
             f"QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1"
         )
 
-    def _table(self, sql: str, *, keys: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
-        found = self._run(f"SELECT CAST(COLUMNS(*) AS BIGINT) FROM ({sql})").fetchnumpy()
-        values = [np.asarray(column, np.int64) for column in found.values()]
-        return np.stack(values[:keys], axis=1), np.stack(values[keys:], axis=1)
+    def _by_place(self, sql: str, count: int) -> "list[NDArray[np.int64]]":
+        """Each place's rows, without the place."""
+        found = self._connection.execute(f"SELECT CAST(COLUMNS(*) AS BIGINT) FROM ({sql})").fetchnumpy()
+        rows = np.stack([np.asarray(column, np.int64) for column in found.values()], axis=1)
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        return [rows[start:end, 1:] for start, end in _slices(rows[:, 0], count)]
 
-    def _users(self) -> UserRows:
-        found = self._run(USERS).fetchnumpy()
-        return UserRows(
-            user_N=np.asarray(found["user_key"], np.uint64),
-            generation_N=np.asarray(found["generation"], np.int64),
-            seen_N=np.asarray(found["seen"], np.uint64),
-        )
+    def _users(self, count: int) -> list[UserRows]:
+        found = self._connection.execute(USERS).fetchnumpy()
+        order = np.argsort(found["place"], kind="stable")
+        user_N = np.asarray(found["user_key"], np.uint64)[order]
+        generation_N = np.asarray(found["generation"], np.int64)[order]
+        seen_N = np.asarray(found["seen"], np.uint64)[order]
+        return [
+            UserRows(user_N=user_N[start:end], generation_N=generation_N[start:end], seen_N=seen_N[start:end])
+            for start, end in _slices(np.asarray(found["place"], np.int64)[order], count)
+        ]
 
-    def _newest(self) -> "NDArray[np.int64]":
-        shown, candidate, shadowed = self._run(NEWEST).fetchone() or (None, None, None)
-        of_candidate = max((value for value in (candidate, shadowed) if value is not None), default=NONE_YET_MS)
-        return np.array([NONE_YET_MS if shown is None else shown, of_candidate], np.int64)
 
-    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
-        """Execute with those of the parameters that the statement names; DuckDB refuses others."""
-        named = {name: value for name, value in self._parameters.items() if f"${name}" in sql}
-        return self._connection.execute(sql, named)
+def _slices(place_N: "NDArray[np.int64]", count: int) -> Iterable[tuple[int, int]]:
+    """Where each place's rows begin and end."""
+    return pairwise(np.searchsorted(place_N, np.arange(count + 1)).tolist())
 
 
 def _sql_list(files: Sequence[str]) -> str:

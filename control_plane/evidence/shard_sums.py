@@ -1,20 +1,23 @@
 """The sums of some user shards over the days of a query: closed days from memory on disk, open ones from the log."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from control_plane.domain.events import EventKind
 from control_plane.evidence.array_file import recall, remember
 from control_plane.evidence.commit_log import Segment
 from control_plane.evidence.event_log import DAY_MS, NUM_SHARDS, EventLog, Snapshot
-from control_plane.evidence.partition_query import Bands, PartitionQuery, Scope
+from control_plane.evidence.partition_query import Asked, Bands, Scope
 from control_plane.evidence.sums import Sums, add_up, no_sums
-from control_plane.evidence.users import UserRows, Users, no_user_rows, no_users, with_rows
+from control_plane.evidence.users import UserRows, Users, no_users, with_rows
 
 ROWS_AT_ONCE = 500_000  # events: a query over fewer spends its time on being planned, and they fit anywhere
 
 DayFiles = Mapping[EventKind, Sequence[Segment]]
+Found = TypeVar("Found")
+Asking = Generator[Asked, tuple[Sums, UserRows], Found]  # says what it needs of the log, and goes on with that
 
 
 def shard_groups(snapshot: Snapshot) -> list[tuple[int, ...]]:
@@ -61,20 +64,20 @@ class ShardSums:
         self._name = "shards=" + ",".join(str(shard) for shard in shards)
         self._folder = log.root / "sums" / (scope.key if bands is None else _hashed(f"{scope.key} {bands}"))
 
-    def read(self, sql: PartitionQuery) -> tuple[Sums, Users]:
+    def read(self) -> Asking[tuple[Sums, Users]]:
         closed = [day for day in self._days if (day + 1) * DAY_MS + self._scope.longest_window_ms <= self._as_of_ms]
-        total, users = self._closed(sql, closed)
+        total, users = yield from self._closed(closed)
         for days in self._batches([day for day in self._days if day not in closed]):
-            sums, rows = self._query(sql, days)
+            sums, rows = yield self._asked(days)
             total, users = add_up([total, sums]), with_rows(users, rows, self._generations)
         return total, users
 
-    def _closed(self, sql: PartitionQuery, days: Sequence[int]) -> tuple[Sums, Users]:
+    def _closed(self, days: Sequence[int]) -> Asking[tuple[Sums, Users]]:
         chains = self._chains(days)
         path = self._folder / f"{self._name}.npz"
         known, total, users = self._known(path, chains)
         for day in days[known:]:
-            sums, rows = self._closed_day(sql, day)
+            sums, rows = yield from self._closed_day(day)
             total, users = add_up([total, sums]), with_rows(users, rows, self._generations)
         if known < len(days):
             remember(path, {**total.to_arrays(), **users.to_arrays()}, known_by=chains[-1])
@@ -89,13 +92,13 @@ class ShardSums:
                 return chains.index(recalled[0]), Sums.from_arrays(recalled[1]), users
         return 0, no_sums(), no_users()
 
-    def _closed_day(self, sql: PartitionQuery, day: int) -> tuple[Sums, UserRows]:
+    def _closed_day(self, day: int) -> Asking[tuple[Sums, UserRows]]:
         path = self._folder / f"{self._name}-day={day}.npz"
         known_by = self._known_by(day)
         recalled = recall(path)
         if recalled is not None and recalled[0] == known_by:
             return Sums.from_arrays(recalled[1]), UserRows.from_arrays(recalled[1])
-        sums, rows = self._query(sql, [day])
+        sums, rows = yield self._asked([day])
         remember(path, {**sums.to_arrays(), **rows.to_arrays()}, known_by=known_by)
         return sums, rows
 
@@ -112,13 +115,13 @@ class ShardSums:
         if batch:
             yield batch
 
-    def _query(self, sql: PartitionQuery, days: Sequence[int]) -> tuple[Sums, UserRows]:
+    def _asked(self, days: Sequence[int]) -> Asked:
         files = {
             kind: self._log.files([one for day in days for one in self._days[day].get(kind, ())]) for kind in EventKind
         }
-        if self._bands is not None:
-            return sql.sums_before(files, self._scope, self._bands, as_of_ms=self._as_of_ms), no_user_rows()
-        return sql.sums(files, self._scope, since_ms=self._since_ms, as_of_ms=self._as_of_ms)
+        return Asked(
+            files=files, scope=self._scope, since_ms=self._since_ms, as_of_ms=self._as_of_ms, bands=self._bands
+        )
 
     def _known_by(self, day: int) -> str:
         """Identity of the events of a closed day and of the part of it that the query asks for."""

@@ -7,7 +7,8 @@ from control_plane.evidence.aggregate import moments
 from control_plane.evidence.event_log import EventLog
 from control_plane.registry import rollouts
 from control_plane.registry.session import Sessions
-from control_plane.scheduler.tick import JUDGED, load
+from control_plane.scheduler.judged import JUDGED
+from control_plane.scheduler.loaded import load
 
 
 def aggregate_once(sessions: Sessions, log: EventLog, *, now: datetime) -> int:

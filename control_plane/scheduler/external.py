@@ -14,7 +14,7 @@ from control_plane.providers.asking import read_all
 from control_plane.providers.contract import Subject
 from control_plane.providers.errand import Question
 from control_plane.providers.sources import Source
-from control_plane.registry import rollouts, surfaces
+from control_plane.registry import check_rows, rollouts, surfaces
 from control_plane.registry.session import Sessions
 
 NO_SOURCES: Mapping[str, Source] = MappingProxyType({})
@@ -63,13 +63,12 @@ def _wanted(
 ) -> dict[RolloutId, tuple[Subject, tuple[ExternalPlan, ...]]]:
     wanted: dict[RolloutId, tuple[Subject, tuple[ExternalPlan, ...]]] = {}
     with sessions.reading() as session:
-        for rollout_id in due:
+        for rollout_id in check_rows.with_external_metrics(session, due):
             try:
                 rollout = rollouts.get(session, rollout_id)
-                if rollout.plan.external:
-                    generation = surfaces.get(session, rollout.surface).generation
-                    subject = _subject(rollout, generation, now)
-                    wanted[rollout_id] = subject, rollout.plan.external if rollout.serving_phase in phases else ()
+                generation = surfaces.get(session, rollout.surface).generation
+                subject = _subject(rollout, generation, now)
+                wanted[rollout_id] = subject, rollout.plan.external if rollout.serving_phase in phases else ()
             except DAMAGED:
                 continue  # its check will fail on the same row, and say so
     return wanted

@@ -18,6 +18,9 @@ from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.rehearsal.audience import Audience, Effects
 from control_plane.rehearsal.traffic import Traffic
 from control_plane.scheduler import tick
+from control_plane.scheduler.applied import apply
+from control_plane.scheduler.judged import JUDGED, Judged
+from control_plane.scheduler.loaded import load
 from tests.builders import a_plan
 
 START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
@@ -127,18 +130,18 @@ class Showcase:
         """One tick of the scheduler for one rollout, its moments simulated instead of read from a log."""
         self.heartbeat(seen_at=self.now)
         tick.begin_stages(self.sessions, now=self.now, live_since=self.now, epoch=None)
-        loaded = tick.load(self.sessions, rollout_id, now=self.now, live_since=self.now)
+        loaded = load(self.sessions, rollout_id, now=self.now, live_since=self.now)
         judged = None
-        if loaded.rollout.serving_phase in tick.JUDGED:
+        if loaded.rollout.serving_phase in JUDGED:
             stage = loaded.stage
             moments = self._moments(rollout_id, loaded.rollout)
-            judged = tick.Judged(
+            judged = Judged(
                 verdict=judge(loaded.rollout.plan, stage, moments, loaded.health),
                 inputs=pack(loaded.rollout.plan, stage, moments, loaded.health),
             )
         verdict = None if judged is None else judged.verdict
         decision = decide(loaded.rollout, verdict, readiness=loaded.readiness, now=self.now)
-        tick.apply(self.sessions, loaded, judged, decision, now=self.now, epoch=None)
+        apply(self.sessions, loaded, judged, decision, now=self.now, epoch=None)
 
     def live_until(self, has_come: Callable[[], bool], *, at_most: int) -> None:
         """Serve and check every active rollout, again and again."""

@@ -13,7 +13,9 @@ from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase
 from control_plane.evidence.aggregate import MomentsReader
 from control_plane.registry import arrivals, history, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
-from control_plane.scheduler.tick import apply, judge_evidence, load
+from control_plane.scheduler.applied import apply
+from control_plane.scheduler.judged import judge_evidence
+from control_plane.scheduler.loaded import load
 from control_plane.settings import Settings
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.http_client import in_process

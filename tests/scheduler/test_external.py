@@ -16,9 +16,10 @@ from control_plane.providers.sources import Source, make_sources
 from control_plane.registry import evidence, rollouts
 from control_plane.registry.evidence import StoredVerdict
 from control_plane.scheduler.external import NO_SOURCES, read_external
+from control_plane.scheduler.judged import JUDGED
 from control_plane.scheduler.lease_keeper import STALLED_SECONDS
 from control_plane.scheduler.metronome import make_metronome
-from control_plane.scheduler.tick import JUDGED, TickReport, tick
+from control_plane.scheduler.tick import TickReport, tick
 from control_plane.settings import Settings
 from tests.builders import a_plan
 from tests.providers.servers import Behaviour, answers_vector, free_port, serving

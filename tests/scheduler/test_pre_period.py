@@ -8,7 +8,7 @@ from control_plane.domain.moments import Measure, Moments
 from control_plane.domain.rollout import Phase, RolloutId
 from control_plane.domain.split import Arm
 from control_plane.evidence.aggregate import moments
-from control_plane.scheduler.tick import load
+from control_plane.scheduler.loaded import load
 from tests.builders import a_plan
 from tests.stories.world import HOUR, LOOK, STORY_PLAN, World
 

@@ -10,7 +10,10 @@ from control_plane.evidence.aggregate import MomentsReader
 from control_plane.guardrails.replay import replay
 from control_plane.registry import evidence, leases, rollouts
 from control_plane.scheduler.aggregator import aggregate_once
-from control_plane.scheduler.tick import apply, judge_evidence, load, tick
+from control_plane.scheduler.applied import apply
+from control_plane.scheduler.judged import judge_evidence
+from control_plane.scheduler.loaded import load
+from control_plane.scheduler.tick import tick
 from tests.stories.world import HOUR, LOOK, World
 
 

@@ -10,7 +10,9 @@ from control_plane.domain.verdict import Rule
 from control_plane.evidence.aggregate import MomentsReader
 from control_plane.registry import evidence, history, rollouts
 from control_plane.registry.history import Entry
-from control_plane.scheduler.tick import apply, judge_evidence, load
+from control_plane.scheduler.applied import apply
+from control_plane.scheduler.judged import judge_evidence
+from control_plane.scheduler.loaded import load
 from tests.builders import HOME_FEED
 from tests.stories.world import HOUR, LOOK, Behaviour, World
 

@@ -8,6 +8,7 @@ from control_plane.api.rollout_schemas import PlanIn, RolloutFactsOut
 from control_plane.api.schemas import MAX_ENTRIES, In, Name, VersionName
 from control_plane.domain.plan_reader import Reader
 from control_plane.domain.release_mapping import read_edge
+from control_plane.domain.rollout import OnBusy
 from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
 
 
@@ -28,6 +29,7 @@ class EdgeIn(In):
 class ReleaseIn(PlanIn):
     candidates: dict[Name, VersionName] = Field(min_length=1, max_length=MAX_ENTRIES)
     edges: list[EdgeIn] = Field(default_factory=list, max_length=MAX_ENTRIES)
+    on_busy: OnBusy = Field(OnBusy.REJECT, description="where a surface carries another rollout")
 
 
 class EdgeOut(BaseModel):

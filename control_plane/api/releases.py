@@ -36,13 +36,18 @@ def list_releases(sessions: Sessions, now: Now, limit: Limit = 20) -> ReleasesOu
     responses=documented_write(404, 409, 423),
 )
 def create_release(body: ReleaseIn, once: Once, operator: Operator, now: Now) -> Response:
-    """One pending rollout per surface, all or none; each starts when the edges that lead to it are satisfied."""
+    """One rollout per surface, all or none; each starts when the edges that lead to it are satisfied.
+
+    While a surface is busy with another rollout it answers 409, or, as `on_busy` says, queues behind it or replaces it.
+    """
     plan = body.read_plan()
     edges = [edge.to_edge(f"edges[{index}]") for index, edge in enumerate(body.edges)]
     candidates = {Surface(surface): VersionId(version) for surface, version in body.candidates.items()}
 
     def create(session: Session) -> Answer:
-        release_id = arrivals.create_release(session, candidates, plan, edges, by=operator, now=now)
+        release_id = arrivals.create_release(
+            session, candidates, plan, edges, by=operator, now=now, on_busy=body.on_busy
+        )
         made = ReleaseOut(**_facts(session, release_rows.load(session, release_id), now))
         return answer(made, status=status.HTTP_201_CREATED, location=f"/v1/releases/{release_id}")
 

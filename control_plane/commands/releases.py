@@ -10,6 +10,7 @@ from control_plane.domain.errors import InvalidPlan
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_to_mapping
 from control_plane.domain.release_mapping import ReleaseFile, edges_to_mapping
+from control_plane.domain.rollout import OnBusy
 from control_plane.plan_file import read_plan, read_release
 
 app = typer.Typer(no_args_is_help=True, help="One checkpoint over several surfaces, in the order its edges allow.")
@@ -23,6 +24,7 @@ def start(
         Path,
         typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="YAML with candidates, plan and edges."),
     ],
+    on_busy: Annotated[OnBusy, typer.Option(help="Where a surface carries another rollout.")] = OnBusy.REJECT,
 ) -> None:
     """Roll candidates out on several surfaces; each starts when the edges that lead to it are satisfied."""
     read = _read(release)
@@ -30,6 +32,7 @@ def start(
         "candidates": {surface: version_id(given) for surface, given in read.candidates.items()},
         "plan": plan_to_mapping(_plan_of(read, release)),
         "edges": edges_to_mapping(read.edges),
+        "on_busy": on_busy.value,
     }
     _show(call("POST", "/v1/releases", body=body))
 

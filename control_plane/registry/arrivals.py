@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import InvalidField, NoSafeVersion
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.plan import RolloutPlan
-from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout
+from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout, apply
 from control_plane.domain.surface_graph import Edge
 from control_plane.registry import (
     changes,
     commands,
     freezes,
+    hand_back,
     leases,
     model_versions,
     queues,
@@ -51,9 +52,8 @@ def create(
     Raises:
         SurfaceBusy, NoSafeVersion (nothing is stable yet), UnknownName, Quarantined (also if once taken back).
     """
-    if on_busy is OnBusy.REPLACE:
-        _lock_replaced(session, surface)
-    before = changes.lock_one(session, surface)
+    _lock(session, [surface], on_busy)
+    before = surfaces.get(session, surface)
     if on_busy is OnBusy.REJECT:
         changes.refuse_busy(before)
     if before.stable is None:
@@ -91,12 +91,16 @@ def create_release(
     *,
     by: str,
     now: datetime,
+    on_busy: OnBusy = OnBusy.REJECT,
 ) -> int:
-    """Make one pending rollout a surface, all of them or none, tied together by `edges`; return the release's id."""
+    """Make one rollout a surface, all of them or none, tied together by `edges`; return the release's id.
+
+    Each is pending or, where its surface carries another, what `on_busy` says: see `create`.
+    """
     release_id = release_rows.insert(session, edges, list(candidates), by=by, now=now)
-    changes.lock(session, list(candidates))
+    _lock(session, list(candidates), on_busy)
     for surface in sorted(candidates):
-        create(session, surface, candidates[surface], plan, by=by, now=now, release_id=release_id)
+        create(session, surface, candidates[surface], plan, by=by, now=now, release_id=release_id, on_busy=on_busy)
     return release_id
 
 
@@ -112,19 +116,39 @@ def dequeue(
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    before = changes.lock_one(session, surface)
-    if before.rollout_id is not None or not rollout_rows.queued(session, surface):
+    waiting = rollout_rows.queued(session, surface)
+    locked = changes.lock(session, _surfaces_with(session, surface, waiting))
+    still = [rollout for rollout in rollout_rows.queued(session, surface) if rollout in waiting]
+    if surfaces.get(session, surface).rollout_id is not None or not still:
         return None
     freezes.check(session, surface, now=now, by=by, groups=(), reason="")
-    cause = Cause(command=queues.DEQUEUE, by=by, reason="the surface is free", now=now)
-    return queues.take_next(session, before, cause)
+    for rollout in still:
+        states = changes.lock(session, list(locked))
+        cause = Cause(command=queues.DEQUEUE, by=by, reason="the surface is free", now=now)
+        refusal = queues.refusal(session, states[surface], rollout)
+        if refusal is None:
+            return queues.take(session, states[surface], rollout, cause)
+        ended = apply(rollout, Command.ABORT, now=now, by=by)
+        commands.leave_queue(session, states, rollout, ended, replace(cause, reason=f"not started: {refusal}"))
+    return None
 
 
-def _lock_replaced(session: Session, surface: Surface) -> None:
-    """All surfaces that an abort may change, in one go: a second lock could wait for who waits for the first."""
-    rollout_id = surfaces.get(session, surface).rollout_id
-    if rollout_id is not None:
-        changes.lock(session, commands.surfaces_of(session, rollout_rows.load(session, rollout_id), Command.ABORT))
+def _lock(session: Session, own: Sequence[Surface], on_busy: OnBusy) -> None:
+    """All surfaces that may change, in one go: a second lock could wait for who waits for the first."""
+    if on_busy is not OnBusy.REPLACE:
+        changes.lock(session, own)
+        return
+    standing = [surfaces.get(session, surface).rollout_id for surface in own]
+    replaced = [rollout_rows.load(session, rollout_id) for rollout_id in standing if rollout_id is not None]
+    changes.lock(
+        session, [*own, *(surface for rollout in replaced for surface in hand_back.surfaces_with(session, rollout))]
+    )
+
+
+def _surfaces_with(session: Session, surface: Surface, waiting: Sequence[Rollout]) -> list[Surface]:
+    """What may change if one of those in line may not serve any more: what follows it, too."""
+    followed = (hand_back.surfaces_with(session, rollout) for rollout in waiting)
+    return [surface, *(found for surfaces_of_it in followed for found in surfaces_of_it)]
 
 
 def _replace(session: Session, before: SurfaceState, rollout: Rollout, *, by: str, now: datetime) -> Rollout:

@@ -11,7 +11,7 @@ from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingV
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, RolloutId, approval_hint
 from control_plane.domain.verdict import Outcome, Verdict
-from control_plane.registry import changes, cool_down, hand_back, model_versions, rollout_rows, runtimes
+from control_plane.registry import changes, cool_down, hand_back, model_versions, queues, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
 from control_plane.registry.changes import Cause
 from control_plane.registry.surfaces import SurfaceState
@@ -117,7 +117,20 @@ def go_home(
     changes.change(session, before, after, cause, was=rollout, becomes=becomes)
     for move in moves:
         quarantines.carry_out(session, move, replace(cause, command=quarantines.COMMAND))
-    hand_back.hold(session, states, following, cause, rollout.surface)
+    hand_back.stop(session, states, following, cause, rollout.surface)
+    return becomes
+
+
+def leave_queue(
+    session: Session, states: Mapping[Surface, SurfaceState], rollout: Rollout, becomes: Rollout, cause: Cause
+) -> Rollout:
+    """The end of a rollout that never came to its surface, and by their edges' policies of what follows it."""
+    following = hand_back.plan(session, states, [rollout])
+    hand_back.carry_back(session, following, cause, rollout.surface)
+    if following.note:
+        cause = replace(cause, reason=f"{cause.reason} ({following.note})")
+    queues.leave(session, states[rollout.surface], rollout, becomes, cause)
+    hand_back.stop(session, states, following, cause, rollout.surface)
     return becomes
 
 
@@ -141,7 +154,7 @@ def move_off(
     hand_back.carry_back(session, following, cause, upstream)
     for move in moves:
         quarantines.carry_out(session, move, cause)
-    hand_back.hold(session, states, following, cause, upstream)
+    hand_back.stop(session, states, following, cause, upstream)
 
 
 def _make_way(
@@ -156,7 +169,7 @@ def _make_way(
     hand_back.carry_back(session, following, cause, rollout.surface)
     move = quarantines.Move(before=before, after=before.without_candidate(), rollout=standing)
     quarantines.carry_out(session, move, cause)
-    hand_back.hold(session, states, following, cause, rollout.surface)
+    hand_back.stop(session, states, following, cause, rollout.surface)
     return changes.lock(session, list(states))
 
 

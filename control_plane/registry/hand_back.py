@@ -13,7 +13,7 @@ from control_plane.domain.errors import NoSafeVersion, SurfaceBusy
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase, Rollout, apply
 from control_plane.domain.surface_graph import aftermath
-from control_plane.registry import changes, release_rows, rollout_rows
+from control_plane.registry import changes, queues, release_rows, rollout_rows
 from control_plane.registry import quarantine as quarantines
 from control_plane.registry.changes import Cause
 from control_plane.registry.quarantine import Move
@@ -24,10 +24,14 @@ HOLDABLE = frozenset({Phase.WARMING, Phase.SHADOW, Phase.RAMPING, Phase.WATCHING
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HandBack:
-    """`back` goes home with the upstream, in that order; `held` stays where it is. `note` says what could not be."""
+    """`back` goes home with the upstream, in that order; `held` stays where it is; `unqueued` loses its place in line.
+
+    `note` says what could not be.
+    """
 
     back: tuple[Move, ...] = ()
     held: tuple[Rollout, ...] = ()
+    unqueued: tuple[Rollout, ...] = ()
     note: str = ""
 
 
@@ -46,13 +50,14 @@ def plan(session: Session, states: Mapping[Surface, SurfaceState], ended: Iterab
     going = {rollout.surface: rollout for rollout in ended}
     back: list[Move] = []
     held: list[Rollout] = []
+    unqueued: list[Rollout] = []
     notes: list[str] = []
     for release_id in sorted({rollout.release_id for rollout in going.values() if rollout.release_id is not None}):
         gone = [rollout.surface for rollout in going.values() if rollout.release_id == release_id]
         found = _of_release(session, states, release_id, gone, set(going))
-        back, held = [*back, *found.back], [*held, *found.held]
+        back, held, unqueued = [*back, *found.back], [*held, *found.held], [*unqueued, *found.unqueued]
         notes += [found.note] if found.note else []
-    return HandBack(back=tuple(back), held=tuple(held), note="; ".join(notes))
+    return HandBack(back=tuple(back), held=tuple(held), unqueued=tuple(unqueued), note="; ".join(notes))
 
 
 def carry_back(session: Session, planned: HandBack, cause: Cause, upstream: Surface) -> None:
@@ -62,15 +67,22 @@ def carry_back(session: Session, planned: HandBack, cause: Cause, upstream: Surf
         quarantines.carry_out(session, move, _because(cause, upstream, Command.ROLL_BACK))
 
 
-def hold(
+def stop(
     session: Session, states: Mapping[Surface, SurfaceState], planned: HandBack, cause: Cause, upstream: Surface
 ) -> None:
-    """Stop the others where they are, until a person resumes them or takes them back."""
+    """Hold the others where they are, until a person resumes them or takes them back, and end those in a queue.
+
+    Comes last: a surface may have changed already in this transaction on which one of these is only queued.
+    """
     for rollout in planned.held:
         becomes = apply(rollout, Command.HOLD, now=cause.now, by=cause.by)
         rollout_rows.store(session, becomes)
         state, held_because = states[rollout.surface], _because(cause, upstream, Command.HOLD)
         changes.change(session, state, state, held_because, was=rollout, becomes=becomes)
+    for rollout in planned.unqueued:
+        ended = apply(rollout, Command.ROLL_BACK, now=cause.now, by=cause.by)
+        state = changes.lock_one(session, rollout.surface)
+        queues.leave(session, state, rollout, ended, _because(cause, upstream, Command.ROLL_BACK))
 
 
 def _of_release(
@@ -83,6 +95,7 @@ def _of_release(
     release = release_rows.load(session, release_id)
     rollouts = release_rows.rollouts_of(session, release_id)
     after = aftermath(list(gone), release.edges)
+    unqueued = tuple(rollouts[s] for s in after.go_back if rollouts[s].phase is Phase.QUEUED)
     following = [rollouts[surface] for surface in after.go_back if surface not in excluded]
     to_hold = [rollouts[surface] for surface in after.hold if surface not in excluded]
     note = ""
@@ -92,7 +105,8 @@ def _of_release(
         moves, note = [], f"below it nothing was handed back: {error}"
         to_hold = [*following, *to_hold]
     held = [rollout for rollout in to_hold if rollout.phase in HOLDABLE]
-    return HandBack(back=tuple(move for move in moves if move is not None), held=tuple(held), note=note)
+    back = tuple(move for move in moves if move is not None)
+    return HandBack(back=back, held=tuple(held), unqueued=unqueued, note=note)
 
 
 def _move(session: Session, state: SurfaceState, rollout: Rollout) -> Move | None:

@@ -10,7 +10,7 @@ from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Phase, Rollout
 from control_plane.domain.surface_graph import Edge, Progress, blocked_by
 from control_plane.domain.verdict import Answer, Outcome, Rule, Verdict
-from control_plane.registry import commands, evidence, release_rows
+from control_plane.registry import commands, evidence, release_rows, surfaces
 from control_plane.registry.tables import HistoryRow, SplitRow
 
 RED = frozenset({Rule.SAMPLE_RATIO, Rule.ERROR, Rule.STALE, Rule.LIMIT, Rule.MISSING_EVIDENCE})  # though they only hold
@@ -31,7 +31,10 @@ def blockers(
 ) -> dict[Surface, str]:
     """What each surface that is still to start waits for, in words; those whose way is free are left out."""
     waiting = [surface for surface, rollout in rollouts.items() if rollout.phase in (Phase.QUEUED, Phase.PENDING)]
-    found = {surface: blocker(session, release.release_id, surface, now=now) for surface in waiting}
+    found = {
+        surface: blocker(session, release.release_id, surface, now=now) or _ahead(session, rollouts[surface])
+        for surface in waiting
+    }
     return {surface: blocked for surface, blocked in found.items() if blocked is not None}
 
 
@@ -40,6 +43,11 @@ def blocker(session: Session, release_id: int, surface: Surface, *, now: datetim
     release = release_rows.load(session, release_id)
     blocked = blocked_by(surface, release.edges, progress(session, release_id), now=now)
     return blocked if blocked is not None else _red_lately(session, release, surface, now)
+
+
+def _ahead(session: Session, rollout: Rollout) -> str | None:
+    carried = surfaces.get(session, rollout.surface).rollout_id
+    return f"rollout {carried} to end" if rollout.phase is Phase.QUEUED and carried is not None else None
 
 
 def _progress_of(session: Session, rollout: Rollout) -> Progress:

@@ -86,6 +86,8 @@ def apply_command(
     surface = rollout.surface
     states = changes.lock(session, None if quarantine_parts else commands.surfaces_of(session, rollout, command))
     rollout = rollout_rows.load(session, rollout_id)
+    if rollout.phase is Phase.DONE and command is Command.ROLL_BACK:  # perhaps since a moment ago: see `surfaces_of`
+        states = changes.lock(session)
     before = states[surface]
     if _has_happened(rollout, command):
         return rollout
@@ -103,8 +105,7 @@ def apply_command(
         verdict_id = commands.latest_verdict_id(session, rollout)
     cause = Cause(command=command.value, by=by, reason=reason, now=now, verdict_id=verdict_id)
     if rollout.phase is Phase.QUEUED:
-        queues.leave(session, before, rollout, becomes, cause)
-        return becomes
+        return commands.leave_queue(session, states, rollout, becomes, cause)
     if command in (Command.ROLL_BACK, Command.ABORT):
         return commands.go_home(session, states, rollout, becomes, cause, quarantine_parts)
     if command is Command.SKIP and not is_person:

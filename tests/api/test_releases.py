@@ -90,3 +90,25 @@ def test_releases_are_listed_the_latest_first(deployment: Deployment) -> None:
     release = create_release(deployment, []).json()
 
     assert deployment.client.get("/v1/releases").json() == {"releases": [release]}
+
+
+def test_a_release_queues_behind_others_or_takes_their_place_as_it_asks(deployment: Deployment) -> None:
+    create_release(deployment, [])
+    names = ("second", "third")
+    candidates = {
+        name: {surface: deployment.register(name, surface=surface) for surface in ("home_feed", "search")}
+        for name in names
+    }
+
+    def asked(name: str, **on_busy: str) -> Response:
+        body = {"candidates": candidates[name], "plan": a_plan_mapping(), **on_busy}
+        return deployment.client.post("/v1/releases", json=body)
+
+    refused, queued, replaced = asked("second"), asked("second", on_busy="queue"), asked("third", on_busy="replace")
+
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:surefoot:surface-busy")
+    assert {rollout["phase"] for rollout in queued.json()["rollouts"]} == {"queued"}
+    assert queued.json()["blocked"] == {"home_feed": "rollout 1 to end", "search": "rollout 2 to end"}
+    assert {rollout["phase"] for rollout in replaced.json()["rollouts"]} == {"pending"}
+    first = deployment.client.get("/v1/releases/1").json()
+    assert {rollout["phase"] for rollout in first["rollouts"]} == {"rolled_back"}

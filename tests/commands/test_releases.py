@@ -47,6 +47,17 @@ def test_a_release_is_started_shown_and_rolled_back(surefoot: Run, release: Path
     assert back.output.count("rolled_back at 0 %") == 2
 
 
+def test_a_second_release_queues_behind_the_first(surefoot: Run, world: World, release: Path, tmp_path: Path) -> None:
+    surefoot("release", "start", release)
+    release.write_text(RELEASE.format(**{s: repr(world.candidate(s, name="next")[:12]) for s in ("home_feed", "search")}))
+
+    refused = surefoot("release", "start", release)
+    queued = surefoot("release", "start", release, "--on-busy", "queue")
+
+    assert (refused.exit_code, "home_feed is busy with rollout 1" in refused.stderr) == (1, True)
+    assert "home_feed: rollout 3 queued at 0 %, waiting for rollout 1 to end" in queued.output
+
+
 def test_a_release_file_that_cannot_be_read_is_told_with_its_line(surefoot: Run, release: Path) -> None:
     release.write_text(release.read_text().replace("held: 1h", "held: soon"))
 

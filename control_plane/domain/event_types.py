@@ -4,6 +4,7 @@ from control_plane.domain.rollout import Phase
 
 SPLIT_CHANGED = "surefoot.split.changed"
 ROLLOUT = "surefoot.rollout"  # and the phase it has come to: surefoot.rollout.held
+RAISED = f"{ROLLOUT}.raised"  # a larger weight within its step; a name that no phase has
 QUARANTINED = "surefoot.quarantine.added"
 RELEASED = "surefoot.quarantine.released"
 FREEZE_DECLARED = "surefoot.freeze.declared"
@@ -14,6 +15,7 @@ TEST = "surefoot.webhook.test"  # sent by hand only, whatever a subscriber asks 
 TYPES = (
     SPLIT_CHANGED,
     *(f"{ROLLOUT}.{phase.value}" for phase in Phase),
+    RAISED,
     *(QUARANTINED, RELEASED),
     *(FREEZE_DECLARED, FREEZE_LIFTED, FREEZE_OVERRULED),
 )

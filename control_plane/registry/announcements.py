@@ -22,13 +22,14 @@ def rollout_moved(
     verdict_id: int | None,
     at: datetime,
 ) -> None:
-    """Tell of a rollout that came to another phase or step, or began anew; of nothing else that happened to it."""
-    if becomes is None or (was is not None and _stage(was) == _stage(becomes)):
+    """Tell of a rollout that came to another phase, step or weight, or began anew; of nothing else that happened."""
+    kind = None if becomes is None else _kind(was, becomes)
+    if becomes is None or kind is None:
         return
     outbox.append(
         session,
         event_id=f"{becomes.surface}/{generation}/rollout/{becomes.rollout_id}",
-        kind=f"{event_types.ROLLOUT}.{becomes.phase.value}",
+        kind=kind,
         subject=becomes.surface,
         at=at,
         data={
@@ -55,6 +56,12 @@ def quarantined(
         at=at,
         data={"digest": digest, "by": by, "reason": reason},
     )
+
+
+def _kind(was: Rollout | None, becomes: Rollout) -> str | None:
+    if was is None or _stage(was) != _stage(becomes):
+        return f"{event_types.ROLLOUT}.{becomes.phase.value}"
+    return event_types.RAISED if becomes.candidate_bp > was.candidate_bp else None
 
 
 def _stage(rollout: Rollout) -> tuple[Phase, int, int]:

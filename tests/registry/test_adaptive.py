@@ -1,14 +1,16 @@
 """Raises within a step: written only on a verdict of what serves now that surely allows them."""
 
+import json
 from datetime import timedelta
 
 import pytest
 from sqlalchemy.orm import Session
 
+from control_plane.domain import event_types
 from control_plane.domain.errors import IllegalTransition, MissingVerdict
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.domain.verdict import Outcome, Rule
-from control_plane.registry import evidence, history, rollouts, surfaces
+from control_plane.registry import evidence, history, outbox, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, a_plan, a_verdict
 from tests.registry import scene
@@ -104,3 +106,16 @@ def test_leaving_the_step_takes_the_plans_own_next_weight(sessions: Sessions) ->
         rollout = scene.commanded(session, rollout_id, Command.ADVANCE, now=LATER, verdict_id=verdict_id)
 
         assert (rollout.step, rollout.candidate_bp, surfaces.get(session, HOME_FEED).candidate_bp) == (1, 2_500, 2_500)
+
+
+def test_a_raise_is_told_as_one_and_with_its_weight(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        rollout_id = an_adaptive_ramp(session)
+        verdict_id = allowed(session, rollout_id, 700)
+
+        raised(session, rollout_id, 700, verdict_id)
+        told = [json.loads(entry.event) for entry in outbox.read(session)][-1]
+
+        assert (told["type"], told["data"]["phase"]) == ("surefoot.rollout.raised", "ramping")
+        assert (told["data"]["candidate_bp"], told["data"]["verdict_id"]) == (700, verdict_id)
+        assert event_types.matches("surefoot.rollout.*", told["type"])

@@ -48,6 +48,7 @@ def test_every_phase_has_words(phase: Phase) -> None:
     [
         (an_event("surefoot.rollout.ramping"), "rollout 12 serves 25 %"),
         (an_event("surefoot.rollout.held"), "rollout 12 is held at 25 %"),
+        (an_event(event_types.RAISED, phase="ramping"), "rollout 12 serves 25 %"),
         (an_event(event_types.QUARANTINED, digest="sha256:" + "ab" * 32), "sha256:abababababab is quarantined"),
         (an_event(event_types.RELEASED, digest="sha256:" + "ab" * 32), "sha256:abababababab is out of quarantine"),
         (

@@ -9,6 +9,10 @@ import pytest
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from tests.postgres import PostgresCluster
 
+ON_POSTGRESQL = pytest.mark.parametrize(
+    "registry_url", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+)
+
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:

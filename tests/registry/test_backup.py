@@ -27,6 +27,7 @@ from tests.builders import HOME_FEED, NOON, a_version
 from tests.migrations import released_rows
 from tests.postgres import PostgresCluster
 from tests.registry import scene
+from tests.registry.conftest import ON_POSTGRESQL
 
 
 @pytest.fixture
@@ -93,13 +94,23 @@ def problems(engine: Engine) -> list[str]:
         return list(soundness.problems(session))
 
 
-@pytest.mark.parametrize("kind", [Kind.AUTO, Kind.PORTABLE])
+@pytest.mark.parametrize(
+    ("registry_url", "empty", "kind"),
+    [
+        ("sqlite", "sqlite", Kind.AUTO),
+        ("sqlite", "sqlite", Kind.PORTABLE),
+        pytest.param("sqlite", "postgresql", Kind.AUTO, marks=pytest.mark.postgres),
+        pytest.param("sqlite", "postgresql", Kind.PORTABLE, marks=pytest.mark.postgres),
+        pytest.param("postgresql", "sqlite", Kind.PORTABLE, marks=pytest.mark.postgres),  # pg_dump's stay at home
+        pytest.param("postgresql", "postgresql", Kind.AUTO, marks=pytest.mark.postgres),
+        pytest.param("postgresql", "postgresql", Kind.PORTABLE, marks=pytest.mark.postgres),
+    ],
+    indirect=["registry_url", "empty"],
+)
 def test_what_was_backed_up_is_restored_on_either_database(
     filled: Sessions, empty: Engine, tmp_path: Path, kind: Kind
 ) -> None:
-    made = back_up(filled.engine, tmp_path / "backup", kind=kind, now=NOON)
-    if made.manifest.format is Format.PG_DUMP and empty.dialect.name == "sqlite":
-        pytest.skip("what pg_dump writes needs PostgreSQL")
+    back_up(filled.engine, tmp_path / "backup", kind=kind, now=NOON)
 
     restore(empty, tmp_path / "backup")
 
@@ -382,11 +393,10 @@ def test_a_copy_that_is_killed_midway_leaves_the_target_as_it_was(
     target.dispose()
 
 
+@ON_POSTGRESQL  # SQLite needs no program
 def test_pg_dump_that_is_missing_is_told_and_rows_are_copied_instead(
     sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if sessions.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite needs no program")
     monkeypatch.setenv("PATH", str(tmp_path))
 
     made = back_up(sessions.engine, tmp_path / "backup", now=NOON)

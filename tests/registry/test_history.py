@@ -15,6 +15,7 @@ from control_plane.registry.session import Sessions
 from control_plane.registry.tables import HistoryRow, SplitRow, SurfaceRow, VerdictRow
 from tests.builders import HOME_FEED, NOON, a_version
 from tests.registry import long_history, scene
+from tests.registry.conftest import ON_POSTGRESQL
 from tests.registry.tampering import tampering
 
 HASHED_IN_REVISION_1 = [
@@ -84,9 +85,8 @@ def test_the_database_refuses_to_rewrite_what_was_written(sessions: Sessions, ta
         session.execute(text(statement.format(table, column, column)))
 
 
+@ON_POSTGRESQL  # SQLite has no TRUNCATE
 def test_postgresql_refuses_to_empty_the_history_at_once(sessions: Sessions) -> None:
-    if sessions.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has no TRUNCATE")
     with pytest.raises(IntegrityError, match="append-only"), sessions.writing() as session:
         session.execute(text("TRUNCATE history"))
 

@@ -3,6 +3,7 @@
 Shapes: U users, N rows of a request, S impressions shown.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,11 +22,13 @@ from model_runtime.heartbeat import Heartbeat
 from model_runtime.impressions import ImpressionIds, Impressions
 from model_runtime.networks.features import RowBatch
 from model_runtime.protocol import InferRequest, Tensor
+from model_runtime.repository import Export, LoadFailed, NotUnloaded, Wish, choose, exports
+from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
 from model_runtime.router import arms, shadowed
 from model_runtime.scorer import NOTHING_SHOWN, Routed, Scorer, best_rows
 from model_runtime.scores import HEADS, Scores
-from model_runtime.scoring_request import Showing, read_batch, read_showing, read_user_keys
+from model_runtime.scoring_request import Showing, read_batch, read_deadline, read_showing, read_user_keys
 from model_runtime.settings import RuntimeSettings
 from model_runtime.shadow import Shadow, ShadowJob
 from model_runtime.split_client import SplitClient
@@ -34,6 +37,7 @@ from model_runtime.tally import Tally
 from model_runtime.unavailable import Unavailable
 
 LAST_KNOWN_GOOD = "splits.json"
+LOAD_SECONDS = 300.0  # that a load by hand may take: clients wait for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +55,20 @@ class Engine:
     def __init__(self, settings: RuntimeSettings) -> None:
         url, token = settings.control_plane, settings.token
         self.settings = settings
-        self.residency = Residency(device=settings.device, on_settled=self._apply_splits)
+        self.residency = Residency(
+            device=settings.device, budget_bytes=settings.memory_budget_bytes, on_settled=self._apply_splits
+        )
         self.tally = Tally()
+        self.stats = RequestStats()
         self.scorer = Scorer(
             self.residency,
             self.tally,
             max_users=settings.max_users_per_forward,
             max_rows=settings.max_rows_per_forward,
+            batch_seconds=settings.batch_seconds,
             slow_seconds=settings.slow_forward_seconds,
+            may_lead=settings.device == "cpu" and settings.torch_threads == 1,
+            stats=self.stats,
         )
         self.table = SplitTable(is_ready=self._is_ready)
         self.sink = EventSink(url, token=token, max_rows=settings.event_buffer_rows)
@@ -75,6 +85,7 @@ class Engine:
             url, settings.runtime_id, self.report, token=token, seconds=settings.heartbeat_seconds
         )
         self._impression_ids = ImpressionIds()
+        self._shadow_bp: dict[VersionId, int] = {}  # of versions that were loaded by hand
 
     def start(self) -> None:
         for part in (self.residency, self.sink, self.shadow, self.client, self.heartbeat):
@@ -84,6 +95,7 @@ class Engine:
         """Let queued shadow work and events out, as far as the settings' time allows; then end every thread."""
         self.shadow.drain(self.settings.stop_seconds)
         self.shadow.stop()
+        self.scorer.batches.stop()
         self.sink.stop(self.settings.stop_seconds)
         self.heartbeat.stop()
         self.client.stop()
@@ -93,21 +105,28 @@ class Engine:
         """Wait until all that was shown is with the control plane and every shadow is done; False out of time."""
         return self.shadow.drain(timeout_seconds) and self.sink.flush(timeout_seconds)
 
-    def infer(self, surface: Surface, version_id: VersionId | None, request: InferRequest) -> Inference:
+    def infer(
+        self, surface: Surface, version_id: VersionId | None, request: InferRequest, *, arrived_at: float | None = None
+    ) -> Inference:
         """Score a request with the version it names, or with each user's arm.
+
+        Args:
+            arrived_at: on the monotonic clock, from when the caller's `timeout` counts; now where it is not given.
 
         Raises:
             InvalidField: an input or parameter that breaks its contract.
             UnknownName: no such surface, or no such version in memory.
-            Unavailable: nothing can answer now.
+            Unavailable: nothing can answer now, or not before the caller's deadline.
         """
         showing = read_showing(request.parameters)
+        since = time.monotonic() if arrived_at is None else arrived_at
+        deadline = read_deadline(request.parameters, arrived_at=since, max_seconds=self.settings.max_seconds)
         if version_id is None:
-            return self._infer_routed(self.split(surface), request, showing)
+            return self._infer_routed(self.split(surface), request, showing, deadline)
         if showing is not None:
             raise InvalidField("parameters.show", "needs a routed request; this one names its version")
         version = self.version(surface, version_id)
-        scores = self.scorer.score(version, self._read_batch(version, request))
+        scores = self.scorer.score(version, self._read_batch(version, request), deadline=deadline)
         if scores.bad_rows().all():
             raise Unavailable(f"version {version_id} has no sound score for any row")
         return Inference(outputs=_score_outputs(scores), version_id=version_id, parameters={})
@@ -135,6 +154,61 @@ class Engine:
         loaded = [(version_id, self.residency.get(version_id)) for version_id in self.residency.loaded()]
         return [(version_id, v.manifest.version.surface) for version_id, v in loaded if v is not None]
 
+    def load(self, surface: Surface, wish: Wish) -> None:
+        """Load versions of the repository by hand, and wait for them.
+
+        Raises:
+            UnknownName: the repository has no such surface or version.
+            LoadFailed: at least one does not load; those that do stay.
+        """
+        chosen = choose(self._exports(), surface, wish)
+        uris = {version_id: str(export.folder) for version_id, export in chosen.items()}
+        reasons = self.residency.pin(uris, timeout_seconds=LOAD_SECONDS)
+        samples = {version_id: wish.shadow_sample_bp for version_id in chosen if version_id not in reasons}
+        self._shadow_bp = {**self._shadow_bp, **samples}
+        self.heartbeat.hurry()
+        if reasons:
+            raise LoadFailed(reasons)
+
+    def unload(self, surface: Surface, wish: Wish) -> None:
+        """Let go of versions that were loaded by hand, all of the surface's where none is named.
+
+        Raises:
+            NotUnloaded: a named version was not loaded by hand.
+        """
+        pinned = self.residency.pinned()
+        for version_id in wish.versions:
+            if version_id not in pinned:
+                raise NotUnloaded(version_id)
+        gone = wish.versions or [v for v, its_surface in self.versions() if its_surface == surface and v in pinned]
+        self._shadow_bp = {version_id: bp for version_id, bp in self._shadow_bp.items() if version_id not in gone}
+        self.residency.unpin(gone)
+        self.heartbeat.hurry()
+
+    def index(self) -> list[dict[str, str]]:
+        """Every version in memory, those that do not load with the reason, and what the repository has besides."""
+        ready = [{"name": surface, "version": v, "state": "READY"} for v, surface in self.versions()]
+        failed = [
+            {"name": "", "version": version_id, "state": "UNAVAILABLE", "reason": reason}
+            for version_id, reason in self.residency.failures().items()
+        ]
+        known = {each["version"] for each in (*ready, *failed)}
+        unloaded = [
+            {"name": export.surface, "version": version_id, "state": "UNAVAILABLE", "reason": "unloaded"}
+            for version_id, export in self._exports().items()
+            if version_id not in known
+        ]
+        return ready + failed + unloaded
+
+    def statistics(self, surface: Surface | None, version_id: VersionId | None) -> list[dict[str, object]]:
+        """By version in memory: of one surface, of one version of it, or of all."""
+        if surface is not None and version_id is not None:
+            return [self.stats.of(surface, self.version(surface, version_id).version_id)]
+        found = [self.stats.of(name, v) for v, name in self.versions() if surface in (None, name)]
+        if surface is not None and not found:
+            self.split(surface)  # says why there is none
+        return found
+
     def report(self) -> dict[str, object]:
         """A heartbeat's body."""
         return {
@@ -144,6 +218,9 @@ class Engine:
             "shadow_dropped": self.shadow.dropped,
             "splits_mode": self.client.mode,
         }
+
+    def _exports(self) -> dict[VersionId, Export]:
+        return {} if self.settings.repository is None else exports(self.settings.repository)
 
     def _apply_splits(self) -> None:
         """Load what the splits name, and let those take effect whose versions are there."""
@@ -156,13 +233,13 @@ class Engine:
         waits_for_candidate = split.candidate_bp > 0 and not self.residency.is_settled(split.version_of(Arm.CANDIDATE))
         return self.residency.get(split.stable) is not None and not waits_for_candidate
 
-    def _infer_routed(self, split: Split, request: InferRequest, showing: Showing | None) -> Inference:
+    def _infer_routed(self, split: Split, request: InferRequest, showing: Showing | None, deadline: float) -> Inference:
         stable = self.residency.get(split.stable)
         if stable is None:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         batch = self._read_batch(stable, request)
         user_key_U = read_user_keys(request, batch.num_users)
-        routed = self.scorer.score_routed(split, arms(split, user_key_U), batch)
+        routed = self.scorer.score_routed(split, arms(split, user_key_U), batch, deadline=deadline)
         outputs = {**_score_outputs(routed.scores), "arm": routed.arm_U}
         if showing is not None:
             outputs |= self._show(split, showing, stable, routed, batch, user_key_U)
@@ -207,11 +284,21 @@ class Engine:
         batch: RowBatch,
         row_S: NDArray[np.int64],
     ) -> None:
-        is_sampled_S = shadowed(split, impressions.user_key_S) & (arm_S == Arm.STABLE)
-        if split.shadow is None or not is_sampled_S.any():
-            return
-        make = partial(_shadow_job, split.shadow, impressions, is_sampled_S, batch, row_S)
-        self.shadow.offer(int(is_sampled_S.sum()), make)
+        for version_id, sample_bp in self._shadows_of(split).items():
+            is_sampled_S = shadowed(split, impressions.user_key_S, sample_bp) & (arm_S == Arm.STABLE)
+            if is_sampled_S.any():
+                make = partial(_shadow_job, version_id, impressions, is_sampled_S, batch, row_S)
+                self.shadow.offer(version_id, int(is_sampled_S.sum()), make)
+
+    def _shadows_of(self, split: Split) -> dict[VersionId, int]:
+        """What share of users each version shadows: those loaded by hand, and the split's, whose word counts."""
+        shadows = {version_id: bp for version_id, bp in self._shadow_bp.items() if version_id != split.stable}
+        if shadows:
+            surface_of = dict(self.versions())
+            shadows = {v: bp for v, bp in shadows.items() if surface_of.get(v) == split.surface}
+        if split.shadow is not None:
+            shadows[split.shadow] = split.shadow_sample_bp
+        return shadows
 
 
 def _shadow_job(

@@ -17,6 +17,7 @@ from control_plane.domain.latency import LATENCY_BOUNDS_MS
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.moments import FIXED_POINT, ServingCounts
 from model_runtime.engine import Engine
+from model_runtime.micro_batches import MicroBatches
 
 SPLITS_MODES = ("stream", "poll", "last_known_good")
 COUNTERS = {
@@ -30,6 +31,15 @@ COUNTERS = {
     "split_batches": "Batches that the cap on unique users cut",
     "rows": "Rows of batches that answered users",
     "users_encoded": "Users encoded for those rows; rows by users is the dedup ratio",
+}
+BATCHER = {
+    "forwards": "Forwards that answered, each of one or more requests",
+    "parts": "Requests' parts in those forwards",
+    "rows": "Rows in those forwards",
+    "users_asked": "Users that the parts brought",
+    "users_encoded": "Users encoded for them, each once a forward",
+    "deadline_misses": "Requests that were not computed, since their callers waited no longer",
+    "refused": "Requests that found too much waiting",
 }
 GAUGES = {
     "distinct_scores": "Distinct scores given, up to a bound",
@@ -51,10 +61,14 @@ class EngineCollector(Collector):
         yield from self._splits()
         yield from _versions(self._engine.tally.counts())
         yield from self._queues()
+        yield from _batches(self._engine.scorer.batches)
         loaded = GaugeMetricFamily("surefoot_runtime_loaded", "Versions in memory", labels=["surface", "version"])
         for version_id, surface in self._engine.versions():
             loaded.add_metric([surface, version_id], 1)
         yield loaded
+        weights = GaugeMetricFamily("surefoot_runtime_weight_bytes", "Memory of all weights, each tensor once")
+        weights.add_metric([], self._engine.residency.held_bytes())
+        yield weights
         failed = GaugeMetricFamily("surefoot_runtime_load_failed", "Versions that do not load", labels=["version"])
         for version_id in self._engine.residency.failures():
             failed.add_metric([version_id], 1)
@@ -74,6 +88,13 @@ class EngineCollector(Collector):
     def _queues(self) -> Iterator[Metric]:
         dropped = CounterMetricFamily("surefoot_runtime_shadow_dropped", "Impressions that no shadow scored")
         dropped.add_metric([], self._engine.shadow.dropped)
+        by_version = CounterMetricFamily(
+            "surefoot_runtime_shadow_dropped_by_version",
+            "Impressions that this shadow did not score",
+            labels=["version"],
+        )
+        for version_id, rows in self._engine.shadow.dropped_by_version().items():
+            by_version.add_metric([version_id], rows)
         waiting = GaugeMetricFamily("surefoot_runtime_waiting_rows", "Rows in a queue", labels=["queue"])
         waiting.add_metric(["shadow"], self._engine.shadow.queued)
         counts = asdict(self._engine.sink.counts())
@@ -83,7 +104,19 @@ class EngineCollector(Collector):
         events = CounterMetricFamily("surefoot_runtime_events", "Events by what became of them", labels=["outcome"])
         for outcome, count in counts.items():
             events.add_metric([outcome], count)
-        yield from (dropped, waiting, failed_posts, events)
+        yield from (dropped, by_version, waiting, failed_posts, events)
+
+
+def _batches(batches: MicroBatches) -> Iterator[Metric]:
+    """How requests met: parts by forwards is how many shared one, users asked by encoded how often each came."""
+    for name, count in asdict(batches.counts()).items():
+        counter = CounterMetricFamily(f"surefoot_runtime_batcher_{name}", BATCHER[name])
+        counter.add_metric([], count)
+        yield counter
+    for name, waiting in (("requests", batches.waiting_requests), ("rows", batches.waiting_rows)):
+        gauge = GaugeMetricFamily(f"surefoot_runtime_batcher_waiting_{name}", "Of the device's queue")
+        gauge.add_metric([], waiting)
+        yield gauge
 
 
 def _versions(counts: Mapping[VersionId, ServingCounts]) -> Iterator[Metric]:

@@ -99,6 +99,11 @@ class Ticket:
         if self.next_piece is not None and self.next_piece.batch is self.batch:
             self.digests_of(self.next_piece)
 
+    @property
+    def queue_seconds(self) -> float:
+        """Until its first forward began."""
+        return self.first_run_at - self.asked_at if self.first_run_at >= self.asked_at else 0.0
+
     def wait(self, seconds: float) -> bool:
         return self._gate.acquire(timeout=min(max(seconds, 0.0), HUNG_SECONDS))
 

@@ -45,13 +45,17 @@ class Encoded:
     header_length: int | None
 
 
-def decode_request(body: bytes, header_length: str | None) -> InferRequest:
+def decode_request(body: bytes, header_length: str | None, *, max_json_bytes: int = 1 << 62) -> InferRequest:
     """Read a request; every tensor is a fresh array of its own.
 
     Raises:
         InvalidField: names the input, parameter or header that breaks the protocol.
     """
     head, blob = _cut(body, header_length)
+    if len(head) > max_json_bytes:
+        raise InvalidField(
+            "body", f"may hold at most {max_json_bytes} bytes of JSON; send large tensors as binary data"
+        )
     value = _object(head)
     parameters = _parameters("parameters", value)
     tensors: dict[str, Tensor] = {}

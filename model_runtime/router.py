@@ -13,8 +13,11 @@ def arms(split: Split, user_key_U: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (slot_of(user_key_U, split.salt) < split.candidate_bp).astype(np.int64)
 
 
-def shadowed(split: Split, user_key_U: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Users whose requests the shadow samples, shape (U,); drawn apart from the arms by a salt of its own."""
-    if split.shadow is None or split.shadow_sample_bp == 0:
+def shadowed(split: Split, user_key_U: NDArray[np.uint64], sample_bp: int) -> NDArray[np.bool_]:
+    """Users whose requests a shadow samples, shape (U,); drawn apart from the arms by a salt of its own.
+
+    A smaller sample is part of every larger one, so that several shadows score the same requests.
+    """
+    if sample_bp == 0:
         return np.zeros(user_key_U.shape, dtype=np.bool_)
-    return np.asarray(slot_of(user_key_U, f"{split.salt}/shadow") < split.shadow_sample_bp)
+    return np.asarray(slot_of(user_key_U, f"{split.salt}/shadow") < sample_bp)

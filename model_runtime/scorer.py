@@ -20,6 +20,7 @@ from model_runtime.checkpoints import LoadedVersion, Observe
 from model_runtime.micro_batches import BatchLimits, MicroBatches, Part, Ticket
 from model_runtime.networks.features import RowBatch
 from model_runtime.networks.nulls import null_rates
+from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
 from model_runtime.scores import Scores
 from model_runtime.tally import Call, Served, Tally, is_bad
@@ -52,11 +53,13 @@ class Scorer:
         batch_seconds: float = 0.02,
         slow_seconds: float = 5.0,
         may_lead: bool = True,
+        stats: RequestStats | None = None,
     ) -> None:
         self._residency = residency
         self._tally = tally
         self._limits = BatchLimits(max_users=max_users, max_rows=max_rows, seconds=batch_seconds)
         self._slow_seconds = slow_seconds
+        self.stats = stats or RequestStats()
         self.batches = MicroBatches(self._run, self._limits, may_lead=may_lead)
 
     def score(self, version: LoadedVersion, batch: RowBatch, *, deadline: float = math.inf) -> Scores:
@@ -149,9 +152,21 @@ class Scorer:
 
     def _see_through(self, tickets: Sequence[Ticket]) -> None:
         """Have them computed, and count how each went; what was not computed at all is no call of its version."""
-        self.batches.run(tickets)
+        started = time.perf_counter()
+        try:
+            self.batches.run(tickets)
+        except Unavailable:
+            for ticket in tickets:
+                self.stats.failed(ticket.version.version_id, seconds=time.perf_counter() - started)
+            raise
         for ticket in tickets:
             batch = ticket.batch
+            self.stats.answered(
+                ticket.version.version_id,
+                rows=batch.num_rows,
+                queue_seconds=ticket.queue_seconds,
+                infer_seconds=ticket.run_seconds,
+            )
             is_split = batch.num_users > self._limits.max_users
             served = Served(ticket.run_seconds, batch.num_rows, ticket.users_encoded, is_split)
             self._tally.called(ticket.version.version_id, _call(ticket), served)
@@ -172,7 +187,9 @@ class Scorer:
             return
         self.batches.count_encoded(joined.batch.num_users)
         scores = Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"])
-        is_slow = time.perf_counter() - started > self._slow_seconds
+        seconds = time.perf_counter() - started
+        is_slow = seconds > self._slow_seconds
+        self.stats.ran(version.version_id, rows=joined.batch.num_rows, seconds=seconds)
         for part, rows, new_users in zip(parts, joined.parts, joined.new_users, strict=True):
             self._deliver(part, scores.rows(rows), new_users, is_slow=is_slow)
 

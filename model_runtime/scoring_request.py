@@ -59,6 +59,14 @@ def read_showing(parameters: Mapping[str, object]) -> Showing | None:
     return Showing(served_at_ms=served_at_ms) if show else None
 
 
+def read_deadline(parameters: Mapping[str, object], *, arrived_at: float, max_seconds: float) -> float:
+    """When the caller stops waiting, on the clock of `arrived_at`; `timeout` is in microseconds, as in Triton."""
+    timeout_us = parameters.get("timeout", 0)
+    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
+        raise InvalidField("parameters.timeout", f"must be 0 (none) or more microseconds, not {timeout_us!r}")
+    return arrived_at + (min(timeout_us / 1e6, max_seconds) if timeout_us else max_seconds)
+
+
 def read_user_keys(request: InferRequest, num_users: int) -> NDArray[np.uint64]:
     """What routes each user, shape (U,)."""
     found = request.tensors.get(USER_KEY)

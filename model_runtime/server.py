@@ -1,188 +1,24 @@
-"""The runtime's HTTP door: Open Inference Protocol V2, a flush for replays, and metrics."""
+"""The scoring runtime as a process: an engine behind its HTTP door, from its first split to its last event."""
 
 import logging
+import math
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Sequence
+from types import FrameType
 
-import anyio
 import torch
 import uvicorn
-from anyio import to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control_plane.domain.errors import InvalidField, UnknownName
-from control_plane.domain.model_version import Surface, VersionId
+from model_runtime.door import Door
 from model_runtime.engine import Engine
-from model_runtime.metrics import EngineCollector
-from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec
-from model_runtime.protocol import HEADER_LENGTH, Encoded, decode_request, encode_response
-from model_runtime.scores import HEADS
-from model_runtime.scoring_request import BATCH_FIELDS, USER_KEY
 from model_runtime.settings import RuntimeSettings, read_settings
-from model_runtime.unavailable import Unavailable
-
-FLUSH_SECONDS = 55.0  # below the minute after which most clients give up
-SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 log = logging.getLogger(__name__)
-
-
-class Door:
-    """The routes over one engine. The network runs in threads, so that health and metrics always answer."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._settings = engine.settings
-        self._workers = anyio.CapacityLimiter(engine.settings.workers)
-        self._flushers = anyio.CapacityLimiter(4)
-        self._taken_in = 0
-        self._held_bytes = 0
-        self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(engine))
-        self._seconds = Histogram(
-            "surefoot_runtime_request_seconds",
-            "Time from a request's last byte to its answer",
-            ["surface"],
-            buckets=SECONDS_BUCKETS,
-            registry=self._registry,
-        )
-
-    def app(self) -> Starlette:
-        model, version = "/v2/models/{surface}", "/v2/models/{surface}/versions/{version}"
-        return Starlette(
-            routes=[
-                Route("/v2/health/live", self.live),
-                Route("/v2/health/ready", self.ready),
-                Route("/v2", self.server_metadata),
-                Route("/v2/repository/index", self.repository_index, methods=["POST"]),
-                *(Route(path, self.model_metadata) for path in (model, version)),
-                *(Route(f"{path}/ready", self.model_ready) for path in (model, version)),
-                *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in (model, version)),
-                Route("/v1/flush", self.flush, methods=["POST"]),
-                Route("/metrics", self.metrics),
-            ],
-            exception_handlers=ERROR_HANDLERS,
-        )
-
-    async def live(self, _: Request) -> Response:
-        return JSONResponse({"live": True})
-
-    async def ready(self, _: Request) -> Response:
-        """Ready once every surface with a split can be answered."""
-        table = self._engine.table
-        serving = table.splits()
-        is_ready = bool(serving) and all(self._serves(surface) for surface in (*serving, *table.ordered()))
-        return JSONResponse({"ready": is_ready}, status_code=200 if is_ready else 503)
-
-    async def server_metadata(self, _: Request) -> Response:
-        return JSONResponse({"name": "surefoot", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
-
-    async def repository_index(self, _: Request) -> Response:
-        """Every version in memory, and those that were wanted and do not load, with the reason."""
-        ready = [{"name": surface, "version": v, "state": "READY"} for v, surface in self._engine.versions()]
-        failed = [
-            {"name": "", "version": version_id, "state": "UNAVAILABLE", "reason": reason}
-            for version_id, reason in self._engine.residency.failures().items()
-        ]
-        return JSONResponse(ready + failed)
-
-    async def model_metadata(self, request: Request) -> Response:
-        surface, version_id = _names(request)
-        version = self._engine.version(surface, version_id or self._engine.split(surface).stable)
-        loaded = [v for v, its_surface in self._engine.versions() if its_surface == surface]
-        tensors = metadata(version.spec, surface, is_routed=not version_id)
-        return JSONResponse({"name": surface, "versions": loaded, **tensors})
-
-    async def model_ready(self, request: Request) -> Response:
-        surface, version_id = _names(request)
-        is_ready = self._serves(surface) if version_id is None else bool(self._engine.version(surface, version_id))
-        return JSONResponse({"name": surface, "ready": is_ready}, status_code=200 if is_ready else 503)
-
-    async def infer(self, request: Request) -> Response:
-        surface, version_id = _names(request)
-        self._refuse_if_full()
-        async with self._body(request) as body:
-            answer = await self._infer(surface, version_id, body, request.headers.get(HEADER_LENGTH))
-        if answer.header_length is None:
-            return Response(answer.body, media_type="application/json")
-        headers = {HEADER_LENGTH: str(answer.header_length)}
-        return Response(answer.body, media_type="application/octet-stream", headers=headers)
-
-    async def _infer(
-        self, surface: Surface, version_id: VersionId | None, body: bytes, header_length: str | None
-    ) -> Encoded:
-        """A request takes a place only once it is whole: slow senders must not keep the others out."""
-        self._refuse_if_full()
-        self._taken_in += 1
-        try:
-            with self._seconds.labels(surface if self._engine.table.split(surface) else "unknown").time():
-                return await to_thread.run_sync(
-                    self._answer, surface, version_id, body, header_length, limiter=self._workers
-                )
-        finally:
-            self._taken_in -= 1
-
-    async def flush(self, _: Request) -> Response:
-        if not await to_thread.run_sync(self._engine.flush, FLUSH_SECONDS, limiter=self._flushers):
-            raise Unavailable(f"events are still waiting for the control plane after {FLUSH_SECONDS:g} s")
-        return JSONResponse({"flushed": True})
-
-    async def metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
-
-    def _answer(
-        self, surface: Surface, version_id: VersionId | None, body: bytes, header_length: str | None
-    ) -> Encoded:
-        request = decode_request(body, header_length)
-        inference = self._engine.infer(surface, version_id, request)
-        return encode_response(
-            request,
-            inference.outputs,
-            model_name=surface,
-            model_version=inference.version_id,
-            parameters=inference.parameters,
-        )
-
-    def _refuse_if_full(self) -> None:
-        if self._taken_in >= self._settings.max_waiting:
-            raise Unavailable(f"{self._taken_in} requests are waiting; try another replica, or later")
-
-    @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, which counts as held until it is answered."""
-        chunks: list[bytes] = []
-        try:
-            await self._receive(request, chunks)
-            yield b"".join(chunks)
-        finally:
-            self._held_bytes -= sum(map(len, chunks))
-
-    async def _receive(self, request: Request, chunks: list[bytes]) -> None:
-        settings, size = self._settings, 0
-        try:
-            with anyio.fail_after(settings.body_seconds):
-                async for chunk in request.stream():
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    self._held_bytes += len(chunk)
-                    if size > settings.max_body_bytes:
-                        raise HTTPException(413, f"body: may have at most {settings.max_body_bytes} bytes")
-                    if self._held_bytes > settings.max_held_bytes:
-                        raise Unavailable("the requests at hand fill the memory; try another replica, or later")
-        except TimeoutError:
-            raise HTTPException(408, f"body: must come within {settings.body_seconds:g} s") from None
-
-    def _serves(self, surface: Surface) -> bool:
-        return self._engine.residency.get(self._engine.split(surface).stable) is not None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -227,7 +63,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(settings: RuntimeSettings, listener: socket.socket) -> None:
-    """Run until a signal; then answer what was taken in and send what was logged."""
+    """Run until a signal; then answer what was taken in and send what was logged.
+
+    SIGTERM takes readiness away first and leaves the door open for the settings' time, so that balancers turn away
+    before it closes; Ctrl-C and a second signal close it at once.
+    """
     torch.set_num_threads(settings.torch_threads)
     engine = Engine(settings)
     server = make_server(engine)
@@ -243,64 +83,51 @@ def serve(settings: RuntimeSettings, listener: socket.socket) -> None:
         engine.stop()
 
 
-def make_server(engine: Engine) -> uvicorn.Server:
+def make_server(engine: Engine) -> "DrainingServer":
+    door = Door(engine)
     config = uvicorn.Config(
-        Door(engine).app(),
+        closing(door),
         log_config=None,
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=int(engine.settings.stop_seconds),
+        timeout_graceful_shutdown=max(1, round(engine.settings.stop_seconds)),
     )
-    return uvicorn.Server(config)
+    return DrainingServer(config, door, engine.settings.drain_seconds)
 
 
-def metadata(spec: FeatureSpec, surface: Surface, *, is_routed: bool) -> dict[str, object]:
-    """Names, datatypes and shapes of inputs and outputs; −1 is any number."""
-    widths = {name: width for name, width in spec.widths(surface).items() if width or name not in OPTIONAL_FIELDS}
-    inputs: list[dict[str, object]] = [
-        {
-            "name": name,
-            "datatype": "FP32" if "_dense_" in name else "INT64",
-            "shape": [-1, widths[name]] if name in widths else [-1],
-        }
-        for name in BATCH_FIELDS
-        if name in widths or name not in OPTIONAL_FIELDS
-    ]
-    outputs: list[dict[str, object]] = [{"name": head, "datatype": "FP32", "shape": [-1]} for head in HEADS]
-    if is_routed:
-        inputs.append({"name": USER_KEY, "datatype": "UINT64", "shape": [-1]})
-        outputs += [{"name": name, "datatype": "INT64", "shape": [-1]} for name in ("arm", "shown_row")]
-        outputs.append({"name": "impression_id", "datatype": "UINT64", "shape": [-1]})
-    return {"platform": "surefoot_pytorch", "inputs": inputs, "outputs": outputs}
+class DrainingServer(uvicorn.Server):
+    """Goes on serving for a while after SIGTERM, without being ready any more."""
+
+    def __init__(self, config: uvicorn.Config, door: Door, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._door = door
+        self._drain_seconds = drain_seconds
+        self._ends_at = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGTERM or self._door.is_draining:
+            super().handle_exit(sig, frame)
+            return
+        self._door.is_draining = True
+        self._ends_at = time.monotonic() + self._drain_seconds
+        log.info("not ready any more; the door closes in %g s", self._drain_seconds)
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._ends_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
-def _names(request: Request) -> tuple[Surface, VersionId | None]:
-    version = request.path_params.get("version")
-    return Surface(request.path_params["surface"]), None if version is None else VersionId(version)
+def closing(door: Door) -> ASGIApp:
+    """The door's routes; once it drains, each answer ends its connection: nobody then writes into one that closes."""
+    routes = door.app()
 
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and door.is_draining:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
 
-def _error(status_code: int) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def answer(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=status_code)
+        await routes(scope, receive, send_closing)
 
-    return answer
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, status_code=error.status_code)
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    log.exception("%s failed", request.url.path, exc_info=error)
-    return JSONResponse({"error": "internal error; the runtime's log says more"}, status_code=500)
-
-
-ERROR_HANDLERS: dict[int | type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    InvalidField: _error(400),
-    ClientDisconnect: _error(400),
-    UnknownName: _error(404),
-    Unavailable: _error(503),
-    HTTPException: _http_error,
-    Exception: _internal_error,
-}
+    return app

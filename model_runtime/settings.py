@@ -24,19 +24,25 @@ class RuntimeSettings:
     runtime_id: str = "runtime"
     device: str = "cpu"
     torch_threads: int = 1  # more of them stall each other on contended cores
-    workers: int = 2  # requests worked on at once: one decodes while another's network runs
+    workers: int = 2  # requests read or written at once, while others are scored
     max_waiting: int = 64  # requests taken in at once; beyond it callers get 503 and try another replica
+    max_seconds: float = 10.0  # that a request may wait for its scores, whatever longer time its caller grants
+    batch_seconds: float = 0.02  # that a forward of several requests may take
     max_body_bytes: int = 256 << 20
+    max_json_bytes: int = 16 << 20  # of a body: while JSON is parsed nothing else runs, and binary tensors need none
     max_held_bytes: int = 1 << 30  # of all requests together, whole or still on their way
     body_seconds: float = 30.0  # a sender that takes longer for a body is cut off
     max_rows: int = 500_000  # of one request
     max_users_per_forward: int = 2_048  # bounds the memory of the user part, whatever a request brings
     max_rows_per_forward: int = 8_192  # small enough that activations stay in the processor's caches
     slow_forward_seconds: float = 5.0  # users answered by a slower forward are counted as timeouts
-    shadow_queue_rows: int = 200_000
+    shadow_queue_rows: int = 200_000  # of each version that is shadowed
+    memory_budget_bytes: int = 0  # of all weights together; 0 is what the machine has
+    repository: Path | None = None  # exports that may be loaded by hand; None is none
     event_buffer_rows: int = 1_000_000
     poll_seconds: float = 2.0
     heartbeat_seconds: float = 1.0
+    drain_seconds: float = 1.0  # between SIGTERM, when readiness falls, and the end of new requests
     stop_seconds: float = 5.0  # a stopping runtime waits this long for its last events to leave
     log_level: str = "info"
     token: str = ""  # bearer token for the control plane
@@ -54,6 +60,10 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         device=arguments.device,
         torch_threads=arguments.threads,
         log_level=arguments.log_level,
+        max_waiting=arguments.max_waiting,
+        drain_seconds=arguments.drain,
+        memory_budget_bytes=arguments.memory_mb << 20,
+        repository=arguments.repository,
         token=environ.get("SUREFOOT_TOKEN", ""),
     )
 
@@ -81,6 +91,32 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--runtime-id", type=_name, default=default("RUNTIME_ID", socket.gethostname()))
     parser.add_argument("--device", type=_device, default=default("DEVICE", known.device), help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
+    parser.add_argument(
+        "--max-waiting",
+        type=_count,
+        default=default("MAX_WAITING", str(known.max_waiting)),
+        help="requests taken in at once; more are answered with 503",
+    )
+    parser.add_argument(
+        "--drain",
+        type=_seconds,
+        metavar="SECONDS",
+        default=default("DRAIN_SECONDS", str(known.drain_seconds)),
+        help="how long SIGTERM leaves the door open for balancers to see that readiness fell",
+    )
+    parser.add_argument(
+        "--memory-mb",
+        type=_size,
+        default=default("MEMORY_MB", "0"),
+        help="MiB for all weights together; 0 is what the machine has",
+    )
+    parser.add_argument(
+        "--repository",
+        type=_folder,
+        metavar="DIR",
+        default=default("REPOSITORY", ""),
+        help="exports that may be loaded by hand (v2/repository); empty is none",
+    )
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", choices=levels, default=default("LOG_LEVEL", known.log_level))
     return parser
@@ -119,3 +155,25 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
     return int(text)
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or len(text) > 12:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3_600:
+        raise argparse.ArgumentTypeError(f"must be 0 to 3600 seconds, not {text!r}")
+    return seconds
+
+
+def _folder(text: str) -> Path | None:
+    if text and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, not {text!r}")
+    return Path(text) if text else None

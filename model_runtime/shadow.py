@@ -1,11 +1,12 @@
-"""Scores what stable served once more, with the shadow version, when there is time.
+"""Scores what stable served once more, with each shadow version, when there is time.
 
-The queue is bounded and what does not fit is dropped and counted: no answer ever waits for a shadow.
+Every version has a queue of its own, bounded in rows, and they take turns: a slow one costs no other its evidence.
+What does not fit is dropped and counted: no answer ever waits for a shadow.
 """
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
 
 PATIENCE_SECONDS = 0.25  # that a shadow waits for a moment in which nobody is answered; then it trickles
-MAX_JOBS = 10_000  # a job of one row costs some kilobytes, whatever its row does
+MAX_JOBS = 10_000  # of one version: a job of one row costs some kilobytes, whatever its row does
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +34,17 @@ class ShadowJob:
 
 
 class Shadow:
-    """One worker thread over a queue bounded in rows."""
+    """One worker thread over a queue for each version; `max_rows` bounds each of them."""
 
     def __init__(self, residency: Residency, scorer: Scorer, sink: EventSink, *, max_rows: int) -> None:
         self._residency = residency
         self._scorer = scorer
         self._sink = sink
         self._max_rows = max_rows
-        self._queue: deque[ShadowJob] = deque()
-        self._queued_rows = 0  # the job being worked on included
-        self._finished_rows = 0  # of all that were ever queued
-        self._dropped_rows = 0
+        self._queues: dict[VersionId, deque[ShadowJob]] = {}  # in the order of their turns; none is empty
+        self._queued_rows: Counter[VersionId] = Counter()  # the job being worked on included
+        self._finished_rows: Counter[VersionId] = Counter()  # of all that were ever queued
+        self._dropped_rows: Counter[VersionId] = Counter()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work_on, name="shadow", daemon=True)
@@ -51,32 +52,39 @@ class Shadow:
     @property
     def dropped(self) -> int:
         """Impressions that were to be scored and were not."""
-        return self._dropped_rows
+        with self._changed:
+            return self._dropped_rows.total()
 
     @property
     def queued(self) -> int:
-        return self._queued_rows
+        with self._changed:
+            return self._queued_rows.total()
+
+    def dropped_by_version(self) -> dict[VersionId, int]:
+        with self._changed:
+            return dict(self._dropped_rows)
 
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, rows: int, make: Callable[[], ShadowJob]) -> None:
+    def offer(self, version_id: VersionId, rows: int, make: Callable[[], ShadowJob]) -> None:
         """Queue a job if there is room; `make` runs only then, since cutting out its rows costs time too."""
         with self._changed:
-            is_full = self._queued_rows + rows > self._max_rows or len(self._queue) >= MAX_JOBS
+            num_jobs = len(self._queues.get(version_id, ()))
+            is_full = self._queued_rows[version_id] + rows > self._max_rows or num_jobs >= MAX_JOBS
             if is_full or self._is_stopping:
-                self._dropped_rows += rows
+                self._dropped_rows[version_id] += rows
                 return
-            self._queued_rows += rows
+            self._queued_rows[version_id] += rows
         job = None
         try:
             job = make()
         finally:
             with self._changed:
                 if job is None:
-                    self._finish(rows)
+                    self._finish(version_id, rows)
                 else:
-                    self._queue.append(job)
+                    self._queues.setdefault(version_id, deque()).append(job)
                     self._changed.notify_all()
 
     def drain(self, timeout_seconds: float) -> bool:
@@ -93,9 +101,10 @@ class Shadow:
         if self._thread.is_alive():
             self._thread.join()
         with self._changed:
-            self._dropped_rows += self._queued_rows
-            self._finish(self._queued_rows)
-            self._queue.clear()
+            for version_id, rows in list(self._queued_rows.items()):
+                self._dropped_rows[version_id] += rows
+                self._finish(version_id, rows)
+            self._queues.clear()
 
     def _work_on(self) -> None:
         while (job := self._next()) is not None:
@@ -105,27 +114,34 @@ class Shadow:
             except Exception:  # whatever a shadow's answer looks like, the next job gets its turn
                 log.exception("the shadow %s failed on %d impressions", job.version_id, rows)
                 with self._changed:
-                    self._dropped_rows += rows
+                    self._dropped_rows[job.version_id] += rows
             finally:
                 with self._changed:
-                    self._finish(rows)
+                    self._finish(job.version_id, rows)
 
-    def _finish(self, rows: int) -> None:
+    def _finish(self, version_id: VersionId, rows: int) -> None:
         """Call with the lock held."""
-        self._queued_rows -= rows
-        self._finished_rows += rows
+        self._queued_rows[version_id] -= rows
+        self._finished_rows[version_id] += rows
         self._changed.notify_all()
 
     def _next(self) -> ShadowJob | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_stopping)
-            return None if self._is_stopping else self._queue.popleft()
+            self._changed.wait_for(lambda: self._queues or self._is_stopping)
+            if self._is_stopping:
+                return None
+            version_id, jobs = next(iter(self._queues.items()))
+            del self._queues[version_id]
+            job = jobs.popleft()
+            if jobs:
+                self._queues[version_id] = jobs  # last in turn now
+            return job
 
     def _score(self, job: ShadowJob) -> None:
         version = self._residency.get(job.version_id)
         if version is None:
             with self._changed:
-                self._dropped_rows += job.batch.num_rows
+                self._dropped_rows[job.version_id] += job.batch.num_rows
             return
         scores = self._scorer.score_in_shadow(version, job.batch, patience_seconds=PATIENCE_SECONDS)
         is_sound_S = ~scores.bad_rows()

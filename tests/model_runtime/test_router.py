@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from control_plane.domain.model_version import VersionId
 from control_plane.domain.split import Arm, Split
 from model_runtime.router import arms, shadowed
 from tests.builders import CANDIDATE, HOME_FEED, STABLE
@@ -36,22 +35,27 @@ def test_growth_moves_no_user_out_of_the_candidate() -> None:
 
 
 def test_the_shadow_samples_the_share_it_was_given() -> None:
-    is_sampled_U = shadowed(a_split(shadow=CANDIDATE, shadow_sample_bp=2_000), KEYS)
+    is_sampled_U = shadowed(a_split(), KEYS, 2_000)
 
     assert is_sampled_U.mean() == pytest.approx(0.2, abs=0.01)
 
 
 def test_the_shadows_sample_does_not_depend_on_the_arm() -> None:
-    split = a_split(candidate_bp=5_000, shadow=CANDIDATE, shadow_sample_bp=2_000)
+    split = a_split(candidate_bp=5_000)
 
-    is_sampled_U, arm_U = shadowed(split, KEYS), arms(split, KEYS)
+    is_sampled_U, arm_U = shadowed(split, KEYS, 2_000), arms(split, KEYS)
 
     assert is_sampled_U[arm_U == Arm.CANDIDATE].mean() == pytest.approx(0.2, abs=0.015)
 
 
-@pytest.mark.parametrize("split", [{"shadow": CANDIDATE}, {"shadow_sample_bp": 10_000}])
-def test_without_a_shadow_or_a_share_nobody_is_sampled(split: dict[str, VersionId | int]) -> None:
-    assert not shadowed(a_split(**split), KEYS).any()
+def test_without_a_share_nobody_is_sampled() -> None:
+    assert not shadowed(a_split(), KEYS, 0).any()
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one() -> None:
+    few_U, many_U = (shadowed(a_split(), KEYS, sample_bp) for sample_bp in (500, 2_000))
+
+    assert many_U[few_U].all()
 
 
 def test_arms_agree_with_the_vectors_that_other_languages_test_by() -> None:

@@ -59,7 +59,7 @@ def a_job(version: Artifact, rows: int, *, poisoned_row: int | None = None) -> S
 
 def test_shadow_scores_go_to_the_sink(residency: Residency, artifacts: Artifacts) -> None:
     with a_shadow(residency) as (shadow, sink, tally):
-        shadow.offer(20, lambda: a_job(artifacts.candidate, 20))
+        shadow.offer(artifacts.candidate.version_id, 20, lambda: a_job(artifacts.candidate, 20))
 
         assert shadow.drain(20.0)
 
@@ -69,7 +69,7 @@ def test_shadow_scores_go_to_the_sink(residency: Residency, artifacts: Artifacts
 
 def test_bad_shadow_scores_are_counted_and_not_sent(residency: Residency, artifacts: Artifacts) -> None:
     with a_shadow(residency) as (shadow, sink, tally):
-        shadow.offer(20, lambda: a_job(artifacts.poisoned, 20, poisoned_row=7))
+        shadow.offer(artifacts.poisoned.version_id, 20, lambda: a_job(artifacts.poisoned, 20, poisoned_row=7))
 
         assert shadow.drain(20.0)
 
@@ -86,11 +86,11 @@ def test_a_full_queue_drops_and_counts_without_making_the_job(residency: Residen
         return a_job(artifacts.candidate, 15)
 
     with a_shadow(residency, max_rows=20) as (shadow, sink, _):
-        slow = threading.Thread(target=shadow.offer, args=(15, held_up))
+        slow = threading.Thread(target=shadow.offer, args=(artifacts.candidate.version_id, 15, held_up))
         slow.start()
         holds_the_worker.wait(20.0)
 
-        shadow.offer(6, lambda: pytest.fail("a dropped job is never made"))
+        shadow.offer(artifacts.candidate.version_id, 6, lambda: pytest.fail("a dropped job is never made"))
 
         assert shadow.dropped == 6
         may_go_on.set()
@@ -103,7 +103,7 @@ def test_a_shadow_whose_version_is_gone_counts_what_it_could_not_score(
     residency: Residency, artifacts: Artifacts
 ) -> None:
     with a_shadow(residency) as (shadow, sink, _):
-        shadow.offer(9, lambda: a_job(artifacts.twin, 9))
+        shadow.offer(artifacts.twin.version_id, 9, lambda: a_job(artifacts.twin, 9))
 
         assert shadow.drain(20.0)
 
@@ -113,7 +113,7 @@ def test_a_shadow_whose_version_is_gone_counts_what_it_could_not_score(
 def test_a_job_that_cannot_be_made_leaves_its_room_free(residency: Residency, artifacts: Artifacts) -> None:
     with a_shadow(residency) as (shadow, _, _):
         with pytest.raises(ZeroDivisionError):
-            shadow.offer(100, lambda: a_job(artifacts.candidate, 1 // 0))
+            shadow.offer(artifacts.candidate.version_id, 100, lambda: a_job(artifacts.candidate, 1 // 0))
 
         assert shadow.queued == 0
 
@@ -128,8 +128,8 @@ def test_a_version_that_raises_does_not_end_the_worker(artifacts: Artifacts, cap
         caplog.at_level(logging.CRITICAL, "model_runtime.scorer"),
         a_shadow(residency) as (shadow, sink, tally),
     ):
-        shadow.offer(5, lambda: a_job(artifacts.foreign, 5))
-        shadow.offer(6, lambda: a_job(artifacts.candidate, 6))
+        shadow.offer(artifacts.foreign.version_id, 5, lambda: a_job(artifacts.foreign, 5))
+        shadow.offer(artifacts.candidate.version_id, 6, lambda: a_job(artifacts.candidate, 6))
         assert shadow.drain(20.0)
         assert sink.counts().buffered == 6
         assert tally.counts()[artifacts.foreign.version_id].errors == 5
@@ -140,7 +140,7 @@ def test_a_stopped_shadow_takes_nothing_more(residency: Residency, artifacts: Ar
     with a_shadow(residency) as (shadow, _, _):
         shadow.stop()
 
-        shadow.offer(3, lambda: a_job(artifacts.candidate, 3))
+        shadow.offer(artifacts.candidate.version_id, 3, lambda: a_job(artifacts.candidate, 3))
 
         assert shadow.dropped == 3
 
@@ -150,10 +150,25 @@ def test_a_job_that_fails_is_dropped_and_the_next_one_done(
 ) -> None:
     broken = replace(a_job(artifacts.candidate, 5), impressions=a_job(artifacts.candidate, 4).impressions)
     with caplog.at_level(logging.CRITICAL, "model_runtime.shadow"), a_shadow(residency) as (shadow, sink, _):
-        shadow.offer(5, lambda: broken)
+        shadow.offer(broken.version_id, 5, lambda: broken)
         assert shadow.drain(20.0)
 
-        shadow.offer(3, lambda: a_job(artifacts.candidate, 3))
+        shadow.offer(artifacts.candidate.version_id, 3, lambda: a_job(artifacts.candidate, 3))
         assert shadow.drain(20.0)
 
         assert (shadow.dropped, sink.counts().buffered) == (5, 3)
+
+
+def test_a_full_shadow_costs_no_other_its_room_and_they_take_turns(residency: Residency, artifacts: Artifacts) -> None:
+    first, second = artifacts.candidate, artifacts.poisoned
+    sink, tally = EventSink(NOWHERE), Tally()
+    shadow = Shadow(residency, Scorer(residency, tally, max_users=99, max_rows=999), sink, max_rows=20)
+    for _ in range(3):
+        shadow.offer(first.version_id, 10, lambda: a_job(first, 10))
+    shadow.offer(second.version_id, 10, lambda: a_job(second, 10))
+
+    order = [job.version_id for job in (shadow._next(), shadow._next(), shadow._next()) if job is not None]
+
+    assert order == [first.version_id, second.version_id, first.version_id]
+    assert shadow.dropped_by_version() == {first.version_id: 10}
+    sink.stop(0.0)

@@ -14,7 +14,7 @@ from control_plane.api.schemas import DigestText, Name
 from control_plane.domain.errors import NoSafeVersion, StaleGeneration
 from control_plane.domain.model_version import Digest, Surface
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
-from control_plane.registry import history, rollouts, stables, surfaces
+from control_plane.registry import rollouts, stables, surfaces
 from control_plane.registry.surfaces import SurfaceState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -32,14 +32,21 @@ def ask_to_roll_back(request: Request, surface: Name, seen_generation: Seen, ses
 
 @router.post("/surfaces/{surface}/roll_back")
 def roll_back_surface(surface: Name, form: SentForm, now: Now) -> Response:
-    """Ends the active rollout whatever has moved since. Without one, stable itself goes: only if it is the stable
-    that was seen, or a second press would undo what the first one reached."""
+    """Takes a candidate with weight off, whatever has moved since. Without one, stable itself goes: only if it is the
+    stable that was seen, or a second press would undo what the first one reached."""
 
     def go_back(session: Session) -> None:
         state = surfaces.get(session, Surface(surface))
-        if state.rollout_id is None and form.seen_generation != state.generation:
+        if not state.candidate_bp and form.seen_generation != state.generation:
             raise StaleGeneration(surface, seen=form.seen_generation or 0, current=state.generation)
-        stables.roll_back_surface(session, Surface(surface), by=form.operator, reason=form.reason, now=now)
+        stables.roll_back_surface(
+            session,
+            Surface(surface),
+            by=form.operator,
+            reason=form.reason,
+            now=now,
+            seen_generation=form.seen_generation,
+        )
 
     return carry_out(form, go_back, then="/")
 
@@ -153,23 +160,22 @@ def release(form: SentForm, now: Now) -> Response:
 
 
 def _roll_back_question(session: Session, state: SurfaceState) -> Question:
-    if state.rollout_id is not None:
+    if state.candidate_bp and state.rollout_id is not None:
         return _command_question(rollouts.get(session, state.rollout_id), state, Command.ROLL_BACK)
-    name = wording.surface_name(state.surface)
-    if history.last_command(session, state.surface) in stables.GOING_HOME:
-        return Question(
-            title=f"Roll {name} back again?",
-            consequences=("It was rolled back already: nothing would change. To go further, adopt a version by hand.",),
-            button="Roll back",
-            icon="back",
-        )
-    if state.stable is None or state.last_proven is None:
+    name, has_way_back = wording.surface_name(state.surface), stables.has_way_back(session, state)
+    if state.rollout_id is None and not has_way_back:
         raise NoSafeVersion(state.surface)
+    ends = f"Rollout {state.rollout_id}, whose candidate answers nobody, ends; its version may be tried again."
+    stable, proven = (wording.short_version(version or "–") for version in (state.stable, state.last_proven))
+    moves = f"All traffic of {name} moves from stable {stable} to last proven {proven} at once."
+    stays = f"Stable {stable} stays: it has nothing to go back to."
+    already = "Users were taken home already. This takes the stable away, too, that they came home to."
     return Question(
-        title=f"Roll {name} back to last proven?",
+        title=f"Roll {name} back{' to last proven' if has_way_back else ''}?",
         consequences=(
-            f"All traffic of {name} moves from stable {wording.short_version(state.stable)} to last proven "
-            f"{wording.short_version(state.last_proven)} at once.",
+            *([already] if has_way_back and stables.is_home(session, state) else []),
+            moves if has_way_back else stays,
+            *([] if state.rollout_id is None else [ends]),
             "Other surfaces are not touched.",
         ),
         button="Roll back now",

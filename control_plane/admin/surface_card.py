@@ -189,7 +189,9 @@ def _sentence(state: SurfaceState, at: Standing | Idle, now: datetime) -> str:
 
 def _way_back(state: SurfaceState, at: Standing | Idle) -> WayBack:
     if isinstance(at, Standing):
-        return WayBack(version_id=state.stable, words="to stable")
+        if state.candidate_bp or state.last_proven is None:
+            return WayBack(version_id=state.stable, words="to stable")
+        return WayBack(version_id=state.last_proven, words="to last proven")
     if at.is_home:
         return WayBack(version_id=None, words="already rolled back: to leave this stable too, adopt another version")
     if state.last_proven is None:

@@ -26,6 +26,12 @@ class RollBackIn(In):
     reason: Reason = ""
 
 
+class SurfaceRollBackIn(RollBackIn):
+    seen_generation: Generation | None = Field(
+        None, description="the present one: stable goes even if users were taken home just now; others change nothing"
+    )
+
+
 class SurfaceOut(BaseModel):
     """One surface's row of truth."""
 

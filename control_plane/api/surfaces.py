@@ -7,7 +7,7 @@ from control_plane.api.deps import MatchedGeneration, Now, Operator, Sessions, g
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import Name
-from control_plane.api.surface_schemas import AdoptIn, RollBackIn, SurfaceIn, SurfaceOut, SurfacesOut
+from control_plane.api.surface_schemas import AdoptIn, SurfaceIn, SurfaceOut, SurfaceRollBackIn, SurfacesOut
 from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.registry import stables, surfaces
 from control_plane.registry.idempotency import Answer
@@ -78,11 +78,23 @@ def adopt(
     response_model=SurfaceOut,
     responses=documented_write(404, 409),
 )
-def roll_back(surface: Name, body: RollBackIn, once: Once, operator: Operator, now: Now) -> Response:
-    """Ends the active rollout; without one, goes from stable to last proven. Asks for no generation and no approval."""
+def roll_back(surface: Name, body: SurfaceRollBackIn, once: Once, operator: Operator, now: Now) -> Response:
+    """Takes back what users got last: a candidate with weight or, without one, stable, for the last proven version.
+
+    Asks for no generation and no approval. Where users were taken home last it changes nothing for them, so that two
+    people who press at once do not go back two versions; with the present generation as `seen_generation`, stable goes.
+    """
 
     def go_back(session: Session) -> Answer:
-        return _answer(stables.roll_back_surface(session, Surface(surface), by=operator, reason=body.reason, now=now))
+        state = stables.roll_back_surface(
+            session,
+            Surface(surface),
+            by=operator,
+            reason=body.reason,
+            now=now,
+            seen_generation=body.seen_generation,
+        )
+        return _answer(state)
 
     return once(go_back)
 

@@ -55,13 +55,20 @@ def adopt(
 
 @surface_app.command("rollback")
 def roll_back(
-    surface: str, reason: Annotated[str, typer.Option("--reason", "-r", help="Why; stands in the history.")] = ""
+    surface: str,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; stands in the history.")] = "",
+    seen_generation: Annotated[
+        int | None,
+        typer.Option(help="The present one: stable goes although users were taken home already."),
+    ] = None,
 ) -> None:
-    """Take the candidate off, or stable back to the last proven version if no rollout is active."""
+    """Take back what users got last: a candidate with weight or, without one, stable, for the last proven version."""
     seen = call("GET", f"/v1/surfaces/{surface}")["generation"]
-    state = call("POST", f"/v1/surfaces/{surface}/rollback", body={"reason": reason})
+    body = {"reason": reason, "seen_generation": seen_generation}
+    state = call("POST", f"/v1/surfaces/{surface}/rollback", body=body)
     if state["generation"] == seen:
         out.print(f"{surface}: nothing to do, it was rolled back already; all traffic is on stable {state['stable']}")
+        out.print(f"to leave that, too: surefoot surface rollback {surface} --seen-generation {seen}", soft_wrap=True)
     else:
         out.print(f"{surface}: rolled back; all traffic is on stable {state['stable']}")
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from control_plane import failpoints
 from control_plane.domain.errors import CoolingDown, IllegalTransition, MissingVerdict, NoSafeVersion
 from control_plane.domain.model_version import Digest, Part, Surface, VersionId
-from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, RolloutId, approval_hint
+from control_plane.domain.rollout import RESTART, Command, Phase, Rollout, approval_hint
 from control_plane.domain.verdict import Outcome, Verdict
 from control_plane.registry import changes, cool_down, hand_back, model_versions, queues, rollout_rows, runtimes
 from control_plane.registry import quarantine as quarantines
@@ -95,7 +95,8 @@ def go_home(
             raise IllegalTransition(rollout.phase, cause.command)
         lands_on = quarantines.fallback(session, before)
         if before.rollout_id is not None:
-            states = _make_way(session, states, rollout, before.rollout_id, cause)
+            made_by = f"rollout {rollout.rollout_id}, which made its stable,"
+            states = make_way(session, states, before, because(cause, f"{made_by} is rolled back"))
             before = states[rollout.surface]
         after = replace(before.without_candidate(), stable=lands_on, last_proven=None)
     digests = _own_digests(session, rollout, after.stable, quarantine_parts)
@@ -144,6 +145,26 @@ def surfaces_of(session: Session, rollout: Rollout, command: Command) -> list[Su
     return None if rollout.phase is Phase.DONE else hand_back.surfaces_with(session, rollout)
 
 
+def make_way(
+    session: Session, states: Mapping[Surface, SurfaceState], before: SurfaceState, cause: Cause
+) -> dict[Surface, SurfaceState]:
+    """End the rollout that a surface carries without a stain, for nothing was said against it; return what is then."""
+    assert before.rollout_id is not None
+    standing = rollout_rows.load(session, before.rollout_id)
+    following = hand_back.plan(session, states, [standing])
+    hand_back.carry_back(session, following, cause, before.surface)
+    move = quarantines.Move(before=before, after=before.without_candidate(), rollout=standing)
+    quarantines.carry_out(session, move, cause)
+    hand_back.stop(session, states, following, cause, before.surface)
+    return changes.lock(session, list(states))
+
+
+def because(cause: Cause, what: str) -> Cause:
+    """Why a rollout makes way: what happens to its surface, and why that does."""
+    why = f": {cause.reason}" if cause.reason else ""
+    return replace(cause, command=MAKE_WAY, reason=f"{what}{why}", verdict_id=None)
+
+
 def move_off(
     session: Session, states: Mapping[Surface, SurfaceState], moves: Sequence[quarantines.Move], cause: Cause
 ) -> None:
@@ -155,22 +176,6 @@ def move_off(
     for move in moves:
         quarantines.carry_out(session, move, cause)
     hand_back.stop(session, states, following, cause, upstream)
-
-
-def _make_way(
-    session: Session, states: Mapping[Surface, SurfaceState], rollout: Rollout, standing_id: RolloutId, cause: Cause
-) -> dict[Surface, SurfaceState]:
-    """End the rollout that is compared with what goes back; it bears no stain, for nothing was said against it."""
-    before, standing = states[rollout.surface], rollout_rows.load(session, standing_id)
-    why = f": {cause.reason}" if cause.reason else ""
-    reason = f"rollout {rollout.rollout_id}, which made its stable, is rolled back{why}"
-    cause = replace(cause, command=MAKE_WAY, reason=reason, verdict_id=None)
-    following = hand_back.plan(session, states, [standing])
-    hand_back.carry_back(session, following, cause, rollout.surface)
-    move = quarantines.Move(before=before, after=before.without_candidate(), rollout=standing)
-    quarantines.carry_out(session, move, cause)
-    hand_back.stop(session, states, following, cause, rollout.surface)
-    return changes.lock(session, list(states))
 
 
 def _surface_with(before: SurfaceState, rollout: Rollout, cause: Cause) -> SurfaceState:

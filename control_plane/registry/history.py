@@ -78,6 +78,11 @@ def last_command(session: Session, surface: Surface) -> str | None:
     )
 
 
+def command_of(session: Session, surface: Surface, seq: int) -> str | None:
+    """What made a generation; None where there is none such."""
+    return session.scalar(select(HistoryRow.command).where(HistoryRow.surface == surface, HistoryRow.seq == seq))
+
+
 def count(session: Session, surface: Surface | None = None) -> int:
     query = select(func.count()).select_from(HistoryRow)
     return session.scalars(query if surface is None else query.where(HistoryRow.surface == surface)).one()

@@ -6,8 +6,9 @@ from sqlalchemy import text
 from control_plane.admin.forms import OPERATOR_COOKIE
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import Phase
-from control_plane.registry import freezes, rollouts
+from control_plane.registry import arrivals, freezes, rollouts
 from tests.admin.site import HOME_FEED, Site
+from tests.builders import NOON, a_plan
 
 
 def test_roll_back_button_takes_the_candidate_off_and_returns_to_its_page(site: Site) -> None:
@@ -59,6 +60,24 @@ def test_a_surface_without_a_rollout_goes_to_last_proven(site: Site) -> None:
     site.press("/surfaces/search/roll_back", seen_generation=before.generation, reason="clicks fell")
 
     assert site.state("search").stable == before.last_proven
+
+
+def test_beside_a_candidate_that_answers_nobody_the_button_takes_stable_back_and_says_so(site: Site) -> None:
+    site.showcase.open("search")
+    before = site.state("search")
+    candidate = site.showcase.register("search", "joint-2026-03-02")
+    with site.showcase.sessions.writing() as session:
+        arrivals.create(session, before.surface, candidate, a_plan(), by="ada", now=NOON)
+    seen = site.state("search").generation
+
+    question = site.read(f"/surfaces/search/roll_back?seen_generation={seen}")
+    site.press("/surfaces/search/roll_back", seen_generation=seen)
+    again = site.press("/surfaces/search/roll_back", seen_generation=seen)
+
+    assert "moves from stable" in question
+    assert "its version may be tried again" in question
+    assert (site.state("search").stable, site.state("search").rollout_id) == (before.last_proven, None)
+    assert again.status_code == 409
 
 
 def test_a_surface_that_was_rolled_back_offers_no_button_to_go_further(site: Site) -> None:

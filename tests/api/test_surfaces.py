@@ -85,6 +85,20 @@ def test_a_surface_with_nothing_to_fall_back_to_says_so(deployment: Deployment) 
     assert answer.json()["type"] == "urn:surefoot:no-safe-version"
 
 
+def test_who_has_seen_that_users_are_home_takes_stable_back_too(deployment: Deployment) -> None:
+    first = deployment.open_surface()
+    body = {"version_id": deployment.register("second"), "reason": "hot fix"}
+    second = deployment.client.put("/v1/surfaces/home_feed/stable", json=body).json()["stable"]
+    deployment.ramp(deployment.ask_for_rollout(deployment.register("third")).json()["rollout_id"])
+    path = "/v1/surfaces/home_feed/rollback"
+
+    home, again = (deployment.client.post(path, json={}).json() for _ in range(2))
+    further = deployment.client.post(path, json={"seen_generation": home["generation"]}).json()
+
+    assert (home["stable"], again) == (second, home)
+    assert further["stable"] == first
+
+
 def test_a_name_that_cannot_be_is_refused_in_words(client: Client) -> None:
     answer = client.post("/v1/surfaces", json={"surface": "Home Feed", "view_types": ["grid"]})
 

@@ -144,7 +144,7 @@ class Showcase:
         apply(self.sessions, loaded, judged, decision, now=self.now, epoch=None)
 
     def live_until(self, has_come: Callable[[], bool], *, at_most: int) -> None:
-        """Serve and check every active rollout, again and again."""
+        """Serve and check every active rollout, again and again, until what is asked for has come about."""
         for _ in range(at_most):
             if has_come():
                 return
@@ -153,6 +153,7 @@ class Showcase:
                 if (rollout := self.rollout(rollout_id)).phase not in FINISHED:
                     self._serve(rollout)
                     self.check(rollout_id)
+        assert has_come(), f"it has not come about by {self.now}"
 
     def rollout(self, rollout_id: RolloutId) -> Rollout:
         with self.sessions.reading() as session:
@@ -205,7 +206,7 @@ def seed_showcase(root: Path, *, check: timedelta = CHECK) -> tuple[Showcase, Sc
     showcase.now += timedelta(hours=9)
     ramping = showcase.roll_out("home_feed", SOUND, seed=4)
     rolled_back = showcase.roll_out("search", MISCALIBRATED, seed=5)
-    showcase.live_until(lambda: showcase.rollout(ramping).step == 2, at_most=60)
+    showcase.live_until(lambda: showcase.rollout(ramping).step == 2, at_most=timedelta(days=15) // check)
     shadowed = showcase.roll_out("related_pins", SOUND, seed=8)
     showcase.live_until(lambda: showcase.rollout(shadowed).phase is Phase.SHADOW, at_most=5)
     until = showcase.now + check

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from control_plane.domain.errors import DigestMismatch, GoldenMismatch, InvalidField, InvalidManifest, UnsafeArtifact
 from control_plane.domain.manifest import FILE_OF, GOLDEN_FILE, MANIFEST_FILE, Manifest, check_safetensors
 from control_plane.domain.model_version import Digest, Part, VersionId, digest_of
-from model_runtime.networks.calibration import Calibrator
+from model_runtime.networks.calibration import MAX_KNOTS, Calibrator
 from model_runtime.networks.engagement import (
     CLICK,
     TASKS,
@@ -39,6 +39,7 @@ from model_runtime.networks.nulls import RateArray, null_rates_from_json
 CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
 CPU_PASS_USERS = 512  # the same for users, whose histories take more room
 OBSERVED_ROWS = 64  # rows of a batch whose gates an observer sees: they cost next to nothing beside a forward
+CALIBRATOR = "calibrator"  # of a manifest's config: how many knots its isotonic part has, none where it is absent
 NULL_RATES = "null_rates"  # of a manifest's config: no part of any digest, since it changes no score
 INPUT_PREFIX, SCORE_PREFIX = "input.", "score."  # of the tensors in a golden file
 
@@ -171,8 +172,9 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
         folder / FILE_OF[Part.SURFACE_EXPORT],
         device,
     )
+    num_knots = read_num_knots(manifest.config.get(CALIBRATOR))
     calibrator = _build(
-        lambda: Calibrator(len(manifest.view_types)), content, folder / FILE_OF[Part.CALIBRATOR], device
+        lambda: Calibrator(len(manifest.view_types), num_knots), content, folder / FILE_OF[Part.CALIBRATOR], device
     )
     loaded = LoadedVersion(
         manifest=manifest,
@@ -279,6 +281,16 @@ def _configs(manifest: Manifest) -> tuple[FeatureSpec, TrunkConfig, HeadConfig]:
         expected = manifest.version.feature_signature
         raise DigestMismatch("config.features", expected=expected, found=signature)
     return spec, trunk, head
+
+
+def read_num_knots(value: object) -> int:
+    """Of a calibrator's config; 0 where there is none."""
+    if value is None:
+        return 0
+    found = value.get("num_knots") if isinstance(value, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int) or not 2 <= found <= MAX_KNOTS:
+        raise InvalidManifest("config.calibrator.num_knots", f"must be a whole number from 2 to {MAX_KNOTS}")
+    return found
 
 
 def _null_rates(manifest: Manifest, spec: FeatureSpec) -> RateArray | None:

@@ -27,9 +27,12 @@ FILE_OF = {
     Part.CALIBRATOR: "calibrator.safetensors",
 }
 FITTED_ON = "calibrator_fitted_on"
+SERVING = "serving"
+PRECISIONS = ("fp32", "tf32", "bf16", "int8")
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
 PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
 MAX_TEXT = 200  # characters of a name: pages and databases show it on one line
+MAX_COUNT = 1 << 31  # of users, rows or milliseconds: beyond it lies a typing error
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -42,10 +45,37 @@ class FittedOn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyCard:
+    """How long one forward took where the version was exported: `rows` candidates of `users` users."""
+
+    device: str
+    threads: int
+    users: int
+    rows: int
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What a runtime may count on: no part of a version, since none of it changes a score beyond its tolerance.
+
+    `vocabularies` is the digest of all features' names and sizes; `precision` is the profile that the golden scores
+    were made with; `max_unique_users` is the most users that one forward may hold.
+    """
+
+    vocabularies: Digest
+    precision: str
+    max_unique_users: int
+    latency: LatencyCard | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """What the control plane needs to know of an artifact; `config` is the network's own, opaque here.
 
-    `fitted_on` ties the calibrator to its weights; manifests of before do not tell.
+    `fitted_on` ties the calibrator to its weights, `serving` says what a runtime may count on; manifests of before
+    do not tell.
     """
 
     version: ModelVersion
@@ -56,6 +86,7 @@ class Manifest:
     training_run: str
     config: Mapping[str, object]
     fitted_on: FittedOn | None = None
+    serving: Serving | None = None
 
     def digest_of_file(self, file_name: str) -> Digest:
         for part, name in FILE_OF.items():
@@ -64,10 +95,10 @@ class Manifest:
         return self.golden
 
     def to_json(self) -> str:
-        tie = {} if self.fitted_on is None else {FITTED_ON: asdict(self.fitted_on)}
+        told = {FITTED_ON: self.fitted_on, SERVING: self.serving}
         return json.dumps(
             {
-                **tie,
+                **{name: asdict(each) for name, each in told.items() if each is not None},
                 "format": FORMAT,
                 "model_name": self.model_name,
                 "surface": self.version.surface,
@@ -113,6 +144,7 @@ class Manifest:
             training_run=_text(value, "training_run"),
             config=config,
             fitted_on=_fitted_on(value.get(FITTED_ON)),
+            serving=_serving(value.get(SERVING)),
         )
 
 
@@ -153,10 +185,10 @@ def check_safetensors(path: str, head: bytes, total_bytes: int) -> None:
         raise UnsafeArtifact(path, f"has {total_bytes} bytes where its header promises {promised}")
 
 
-def _text(value: Mapping[str, object], field: str) -> str:
+def _text(value: Mapping[str, object], field: str, *, path: str | None = None) -> str:
     found = value.get(field)
     if not isinstance(found, str) or not found.isprintable() or not 0 < len(found) <= MAX_TEXT:
-        raise InvalidManifest(field, f"must be 1 to {MAX_TEXT} printable characters, not {str(found)[:100]!r}")
+        raise InvalidManifest(path or field, f"must be 1 to {MAX_TEXT} printable characters, not {str(found)[:100]!r}")
     return found
 
 
@@ -170,6 +202,50 @@ def _fitted_on(value: object) -> FittedOn | None:
         for part in (Part.TRUNK, Part.SURFACE_EXPORT)
     }
     return FittedOn(**found)
+
+
+def _serving(value: object) -> Serving | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InvalidManifest(SERVING, "must be an object")
+    if value.get("precision") not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InvalidManifest(f"{SERVING}.precision", f"must be one of {known}, not {value.get('precision')!r}")
+    return Serving(
+        vocabularies=check_digest(f"{SERVING}.vocabularies", value.get("vocabularies", "")),
+        precision=value["precision"],
+        max_unique_users=_count(f"{SERVING}.max_unique_users", value.get("max_unique_users")),
+        latency=_latency(value.get("latency")),
+    )
+
+
+def _latency(value: object) -> LatencyCard | None:
+    if value is None:
+        return None
+    path = f"{SERVING}.latency"
+    if not isinstance(value, dict):
+        raise InvalidManifest(path, "must be an object")
+    return LatencyCard(
+        device=_text(value, "device", path=f"{path}.device"),
+        threads=_count(f"{path}.threads", value.get("threads")),
+        users=_count(f"{path}.users", value.get("users")),
+        rows=_count(f"{path}.rows", value.get("rows")),
+        p50_ms=_milliseconds(f"{path}.p50_ms", value.get("p50_ms")),
+        p99_ms=_milliseconds(f"{path}.p99_ms", value.get("p99_ms")),
+    )
+
+
+def _count(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_COUNT:
+        raise InvalidManifest(field, f"must be a whole number from 1 to {MAX_COUNT}, not {value!r}")
+    return value
+
+
+def _milliseconds(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_COUNT:
+        raise InvalidManifest(field, f"must be milliseconds, not {value!r}")
+    return float(value)
 
 
 def _view_types(value: object) -> tuple[ViewType, ...]:

@@ -9,7 +9,7 @@ width, Y width of the user's side, X width of what is crossed, K experts, H expe
 """
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from types import NoneType
 from typing import NamedTuple, TypeVar, get_args
 
@@ -252,6 +252,17 @@ def read_config(config_type: type[Config], name: str, value: object) -> Config:
         if entry.name in value or not entry.metadata:
             entries[entry.name] = _read_entry(entry, f"{name}.{entry.name}", value.get(entry.name))
     return config_type(**entries)
+
+
+def write_config(config: object) -> dict[str, object]:
+    """What `read_config` reads; an entry that was added later is told only where it is not its default."""
+    written = asdict(config)  # type: ignore[call-overload]  # every config here is a dataclass
+    for entry in fields(config):  # type: ignore[arg-type]  # the same
+        value = getattr(config, entry.name)
+        is_default = value == (entry.default if entry.default_factory is MISSING else entry.default_factory())
+        if entry.metadata and is_default:
+            del written[entry.name]
+    return dict(written)
 
 
 def _read_entry(entry: Field[object], path: str, found: object) -> object:

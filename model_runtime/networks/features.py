@@ -247,6 +247,15 @@ class RowBatch:
             surface_dense_NS=self.surface_dense_NS[row_M],
         )
 
+    def of_surface(self, spec: FeatureSpec, surface: Surface) -> "RowBatch":
+        """Rows of one surface out of rows of several, whose own features are padded to the widest surface's."""
+        own = spec.features_of(surface)
+        return replace(
+            self,
+            surface_categorical_NS=self.surface_categorical_NS[:, : len(own.candidate_categorical)],
+            surface_dense_NS=self.surface_dense_NS[:, : len(own.candidate_dense)],
+        )
+
     def given(self) -> tuple[str, ...]:
         """The fields that hold something: all but the optional ones without width."""
         return tuple(name for name in self.__slots__ if name not in OPTIONAL_FIELDS or getattr(self, name).shape[1])
@@ -259,6 +268,7 @@ OPTIONAL_FIELDS = (
     "surface_categorical_NS",
     "surface_dense_NS",
 )
+PLAIN_FIELDS = tuple(name for name in RowBatch.__slots__ if name not in OPTIONAL_FIELDS)
 
 
 def check_batch(spec: FeatureSpec, surface: Surface, batch: RowBatch) -> RowBatch:
@@ -273,12 +283,18 @@ def check_batch(spec: FeatureSpec, surface: Surface, batch: RowBatch) -> RowBatc
     _check_range("view_type_N", batch.view_type_N, num_view_types, f"the number of view types of {surface}")
     _check_finite("user_dense_UD", batch.user_dense_UD)
     _check_finite("candidate_dense_ND", batch.candidate_dense_ND)
-    known = {
-        "user_categorical_UC": _known(batch.user_categorical_UC, _cardinalities(spec.user_categorical)),
-        "history_UL": _known(batch.history_UL, np.array([spec.history_vocabulary], np.int64)),
-        "candidate_categorical_NC": _known(batch.candidate_categorical_NC, _cardinalities(spec.candidate_categorical)),
-    }
-    return replace(batch, **known, **_known_of_added(spec, surface, batch))
+    known = replace(
+        batch,
+        user_categorical_UC=_known(batch.user_categorical_UC, _cardinalities(spec.user_categorical)),
+        history_UL=_known(batch.history_UL, np.array([spec.history_vocabulary], np.int64)),
+        candidate_categorical_NC=_known(batch.candidate_categorical_NC, _cardinalities(spec.candidate_categorical)),
+    )
+    return known if len(batch.given()) == len(PLAIN_FIELDS) else _check_added(spec, surface, known)
+
+
+def known_categories(index_BC: IntArray, features: tuple[Categorical, ...]) -> IntArray:
+    """The same with categories outside their vocabulary replaced by UNKNOWN."""
+    return _known(index_BC, _cardinalities(features))
 
 
 def multi_hot_cardinalities(features: tuple[MultiHot, ...]) -> IntArray:
@@ -286,22 +302,17 @@ def multi_hot_cardinalities(features: tuple[MultiHot, ...]) -> IntArray:
     return np.array([size for _, size, max_values in features for _ in range(max_values)], np.int64)
 
 
-def _known_of_added(spec: FeatureSpec, surface: Surface, batch: RowBatch) -> dict[str, IntArray]:
-    own, known = spec.features_of(surface), {}
-    if spec.user_multi_hot:
-        known["user_multi_hot_UM"] = _known(batch.user_multi_hot_UM, multi_hot_cardinalities(spec.user_multi_hot))
-    if spec.candidate_multi_hot:
-        cardinality_M = multi_hot_cardinalities(spec.candidate_multi_hot)
-        known["candidate_multi_hot_NM"] = _known(batch.candidate_multi_hot_NM, cardinality_M)
-    if spec.history_actions:
-        cardinality_1 = np.array([1 + len(spec.history_actions)], np.int64)
-        known["history_action_UL"] = _known(batch.history_action_UL, cardinality_1)
-    if own.candidate_categorical:
-        cardinality_S = _cardinalities(own.candidate_categorical)
-        known["surface_categorical_NS"] = _known(batch.surface_categorical_NS, cardinality_S)
-    if own.candidate_dense:
-        _check_finite("surface_dense_NS", batch.surface_dense_NS)
-    return known
+def _check_added(spec: FeatureSpec, surface: Surface, batch: RowBatch) -> RowBatch:
+    """The same for the fields that not every spec has."""
+    _check_finite("surface_dense_NS", batch.surface_dense_NS)
+    own = spec.features_of(surface).candidate_categorical
+    return replace(
+        batch,
+        user_multi_hot_UM=_known(batch.user_multi_hot_UM, multi_hot_cardinalities(spec.user_multi_hot)),
+        candidate_multi_hot_NM=_known(batch.candidate_multi_hot_NM, multi_hot_cardinalities(spec.candidate_multi_hot)),
+        history_action_UL=_known(batch.history_action_UL, np.array([1 + len(spec.history_actions)], np.int64)),
+        surface_categorical_NS=_known(batch.surface_categorical_NS, _cardinalities(own)),
+    )
 
 
 def _check_shapes(spec: FeatureSpec, surface: Surface, batch: RowBatch) -> None:

@@ -2,14 +2,16 @@
 
 Columns: surface, view_type (string), served_at_ms (int64), user_key (uint64), user_categorical,
 candidate_categorical, history (lists of int64), user_dense, candidate_dense (lists of float), click (bool),
-and optionally good_click, hide (bool, null = not known) and policy (string).
+and optionally good_click, hide (bool, null = not known) and policy (string). Where the features have them also
+user_multi_hot, candidate_multi_hot (a list of values for each feature), history_action (as long as history),
+surface_categorical, surface_dense (what the row's surface alone has).
 
 Users with equal features become one: training then encodes each once, as serving does.
 Shapes: U distinct users, N rows, C categorical features, D dense features, L history entries, T tasks.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +23,19 @@ from numpy.typing import NDArray
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface
+from model_runtime.batching import ROW_FIELDS, USER_FIELDS
 from model_runtime.networks.engagement import TASKS, first_context
-from model_runtime.networks.features import UNKNOWN, FeatureSpec, FloatArray, IntArray, RowBatch, check_batch
+from model_runtime.networks.features import (
+    UNKNOWN,
+    FeatureSpec,
+    FloatArray,
+    IntArray,
+    MultiHot,
+    RowBatch,
+    SurfaceFeatures,
+    check_batch,
+    known_categories,
+)
 
 IMPRESSIONS_FILE, FEATURES_FILE = "impressions.parquet", "features.json"
 REQUIRED = (
@@ -47,7 +60,7 @@ class Examples:
     spec: FeatureSpec
     surface_N: IntArray  # index into spec.surfaces
     served_at_ms_N: IntArray
-    rows: RowBatch  # checked; view types count within each row's surface
+    rows: RowBatch  # checked; view types and own features are each row's surface's, padded to the widest's
     label_NT: FloatArray
 
     @property
@@ -61,15 +74,9 @@ class Examples:
         """The named rows, with only the users that they belong to."""
         part = self.rows.take(row_M)
         user_U, user_index_M = np.unique(part.user_index_N, return_inverse=True)
-        return RowBatch(
-            user_categorical_UC=part.user_categorical_UC[user_U],
-            user_dense_UD=part.user_dense_UD[user_U],
-            history_UL=part.history_UL[user_U],
-            user_index_N=user_index_M,
-            view_type_N=part.view_type_N,
-            candidate_categorical_NC=part.candidate_categorical_NC,
-            candidate_dense_ND=part.candidate_dense_ND,
-        )
+        fields = {name: getattr(part, name)[user_U] for name in USER_FIELDS}
+        fields |= {name: getattr(part, name) for name in ROW_FIELDS}
+        return RowBatch(**(fields | {"user_index_N": user_index_M}))
 
     def contexts(self, row_M: IntArray) -> IntArray:
         """View types counted over all surfaces, as the trunk reads them."""
@@ -106,7 +113,7 @@ def read_examples(folder: Path, *, before_ms: int | None = None) -> Examples:
 
 def examples_of(spec: FeatureSpec, table: pa.Table) -> Examples:
     """The same from a table in memory."""
-    for name in REQUIRED:
+    for name in (*REQUIRED, *_added_columns(spec)):
         if name not in table.column_names:
             raise InvalidField(name, f"is missing; the columns are {', '.join(table.column_names)}")
     if table.num_rows == 0:
@@ -121,13 +128,14 @@ def examples_of(spec: FeatureSpec, table: pa.Table) -> Examples:
             table, "candidate_categorical", len(spec.candidate_categorical), np.int64
         ),
         candidate_dense_ND=_fixed_lists(table, "candidate_dense", len(spec.candidate_dense), np.float32),
+        candidate_multi_hot_NM=_multi_hot(table, "candidate_multi_hot", spec.candidate_multi_hot),
     )
     widest = max(spec.surfaces, key=lambda surface: len(spec.view_types[surface]))
     return Examples(
         spec=spec,
         surface_N=surface_N,
         served_at_ms_N=_column(table, "served_at_ms", pa.int64()).to_numpy(),
-        rows=check_batch(spec, widest, rows),
+        rows=replace(check_batch(spec.pruned(None), widest, rows), **_own_features(spec, table, surface_N)),
         label_NT=np.stack([_labels(table, task) for task in TASKS], axis=1),
     )
 
@@ -162,22 +170,67 @@ def _read_table(path: Path) -> pa.Table:
         raise InvalidField(path.name, f"is not Parquet: {error}") from None
 
 
+def _added_columns(spec: FeatureSpec) -> list[str]:
+    added = {
+        "user_multi_hot": spec.user_multi_hot,
+        "candidate_multi_hot": spec.candidate_multi_hot,
+        "history_action": spec.history_actions,
+        "surface_categorical": [each for each in spec.surface_features.values() if each.candidate_categorical],
+        "surface_dense": [each for each in spec.surface_features.values() if each.candidate_dense],
+    }
+    return [name for name, features in added.items() if features]
+
+
+def _own_features(spec: FeatureSpec, table: pa.Table, surface_N: IntArray) -> dict[str, Any]:
+    """What each row's surface alone has, padded to the widest of them."""
+    own_S = [spec.features_of(surface) for surface in spec.surfaces]
+    own: dict[str, Any] = {
+        "surface_categorical_NS": np.zeros(
+            (table.num_rows, max(len(each.candidate_categorical) for each in own_S)), int
+        ),
+        "surface_dense_NS": np.zeros((table.num_rows, max(len(each.candidate_dense) for each in own_S)), np.float32),
+    }
+    for index, features in enumerate(own_S):
+        row_M = np.flatnonzero(surface_N == index)
+        part = table.take(row_M)
+        if features.candidate_categorical:
+            width = len(features.candidate_categorical)
+            value_MS = _fixed_lists(part, "surface_categorical", width, np.int64)
+            own["surface_categorical_NS"][row_M, :width] = known_categories(value_MS, features.candidate_categorical)
+        if features.candidate_dense:
+            own["surface_dense_NS"][row_M, : len(features.candidate_dense)] = _own_dense(part, features)
+    return own
+
+
+def _own_dense(part: pa.Table, features: SurfaceFeatures) -> FloatArray:
+    value_MS = _fixed_lists(part, "surface_dense", len(features.candidate_dense), np.float32)
+    if not np.isfinite(value_MS).all():
+        raise InvalidField("surface_dense", "must be finite")
+    return value_MS
+
+
 def _distinct_users(spec: FeatureSpec, table: pa.Table) -> tuple[dict[str, Any], IntArray]:
     categorical_NC = _fixed_lists(table, "user_categorical", len(spec.user_categorical), np.int64)
     dense_ND = _fixed_lists(table, "user_dense", len(spec.user_dense), np.float32)
     history_NL = _padded_lists(table, "history", spec.history_length)
-    whole = np.concatenate((_as_bytes(categorical_NC), _as_bytes(dense_ND), _as_bytes(history_NL)), axis=1)
+    multi_hot_NM = _multi_hot(table, "user_multi_hot", spec.user_multi_hot)
+    width = spec.history_length if spec.history_actions else 0
+    action_NL = _padded_lists(table, "history_action", width) if width else history_NL[:, :0]
+    known: list[NDArray[Any]] = [categorical_NC, dense_ND, history_NL, multi_hot_NM, action_NL]
+    whole = np.concatenate([_as_bytes(each) for each in known], axis=1)
     key_N = np.ascontiguousarray(whole).view(np.dtype((np.void, whole.shape[1])))[:, 0]
     _, first_U, user_index_N = np.unique(key_N, return_index=True, return_inverse=True)
     users = {
         "user_categorical_UC": categorical_NC[first_U],
         "user_dense_UD": dense_ND[first_U],
         "history_UL": history_NL[first_U],
+        "user_multi_hot_UM": multi_hot_NM[first_U],
+        "history_action_UL": action_NL[first_U],
     }
     return users, user_index_N.astype(np.int64)
 
 
-def _as_bytes(value_NC: NDArray[Number]) -> NDArray[np.uint8]:
+def _as_bytes(value_NC: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(value_NC.tobytes(), np.uint8).reshape(len(value_NC), -1)
 
 
@@ -225,7 +278,32 @@ def _fixed_lists(table: pa.Table, name: str, width: int, dtype: type[Number]) ->
 
 def _padded_lists(table: pa.Table, name: str, width: int) -> IntArray:
     """The first `width` entries of each list, padded with UNKNOWN."""
-    value_F, length_N = _lists(table, name, np.int64)
+    return _padded(*_lists(table, name, np.int64), width)
+
+
+def _multi_hot(table: pa.Table, name: str, features: tuple[MultiHot, ...]) -> IntArray:
+    """Each row's values of all features side by side, each feature's padded to as many as it may have."""
+    if not features:
+        return np.zeros((table.num_rows, 0), np.int64)
+    column = table[name].combine_chunks()
+    if not pa.types.is_list(column.type) or column.null_count:
+        raise InvalidField(name, f"must be a list of lists of int64, not {column.type}")
+    length_N = pc.list_value_length(column).to_numpy()
+    wrong = np.flatnonzero(length_N != len(features))
+    if wrong.size:
+        raise InvalidField(f"{name}[{wrong[0]}]", f"must hold {len(features)} lists, not {length_N[wrong[0]]}")
+    values = pa.table({name: column.flatten()})
+    places = [np.arange(place, values.num_rows, len(features)) for place in range(len(features))]
+    return np.concatenate(
+        [
+            _padded_lists(values.take(place_N), name, max_values)
+            for place_N, (_, _, max_values) in zip(places, features, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def _padded(value_F: IntArray, length_N: IntArray, width: int) -> IntArray:
     row_F = np.repeat(np.arange(len(length_N)), length_N)
     place_F = np.arange(len(value_F)) - np.repeat(np.cumsum(length_N) - length_N, length_N)
     is_kept_F = place_F < width

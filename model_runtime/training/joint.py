@@ -12,9 +12,9 @@ from pathlib import Path
 from control_plane.domain.errors import InvalidField, UnsafeArtifact
 from control_plane.domain.manifest import FittedOn
 from control_plane.domain.model_version import Surface, check_digest, digest_of
-from model_runtime.checkpoints import fill, golden_batch, golden_content, read_tensors, tensors_of
+from model_runtime.checkpoints import fill, golden_batch, golden_content, read_num_knots, read_tensors, tensors_of
 from model_runtime.networks.calibration import Calibrator
-from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig, read_config
+from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig, read_config, write_config
 from model_runtime.networks.features import FeatureSpec, RowBatch
 from model_runtime.networks.nulls import RateArray, null_rates_from_json, null_rates_to_json
 
@@ -58,8 +58,11 @@ class JointCheckpoint:
             "format": FORMAT,
             "training_run": self.training_run,
             "features": self.spec.to_json(),
-            "trunk": asdict(self.network.trunk.config),
-            "heads": {surface: asdict(self.network.head_of(surface).config) for surface in self.spec.surfaces},
+            "trunk": write_config(self.network.trunk.config),
+            "heads": {surface: write_config(self.network.head_of(surface).config) for surface in self.spec.surfaces},
+            "calibrators": {
+                name: {"num_knots": each.num_knots} for name, each in self.calibrators.items() if each.num_knots
+            },
             "metrics": self.metrics,
             "null_rates": {surface: null_rates_to_json(self.spec, each) for surface, each in self.null_rates.items()},
             "fitted_on": {surface: asdict(each) for surface, each in self.fitted_on.items()},
@@ -89,7 +92,13 @@ class JointCheckpoint:
             read_config(TrunkConfig, "trunk", config.get("trunk")),
             {surface: read_config(HeadConfig, f"heads.{surface}", heads.get(surface)) for surface in spec.surfaces},
         )
-        calibrators = {surface: Calibrator(len(spec.view_types[surface])) for surface in spec.surfaces}
+        knots = config.get("calibrators", {})  # those without an isotonic part are not told
+        if not isinstance(knots, dict):
+            raise InvalidField("calibrators", "must be an object")
+        calibrators = {
+            surface: Calibrator(len(spec.view_types[surface]), read_num_knots(knots.get(surface)))
+            for surface in spec.surfaces
+        }
         golden = {}
         fill(network.trunk, *_read(folder / TRUNK_FILE))
         for surface in spec.surfaces:

@@ -53,6 +53,8 @@ class TrainConfig:
     device: str = "cpu"
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    heads: Mapping[Surface, HeadConfig] = field(default_factory=dict)  # of surfaces whose architecture is their own
+    precision: str = "fp32"  # of PRECISIONS: how matrices are multiplied, weights and losses stay fp32
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 1), ("batch_rows", 1)):
@@ -75,9 +77,8 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
     parts = {surface: split_by_time(examples, surface, config.held_out) for surface in examples.spec.surfaces}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = EngagementNetwork(examples.spec, config.trunk, dict.fromkeys(examples.spec.surfaces, config.head)).to(
-            config.device
-        )
+        heads = {surface: config.heads.get(surface, config.head) for surface in examples.spec.surfaces}
+        network = EngagementNetwork(examples.spec, config.trunk, heads).to(config.device)
     _start_at_base_rates(network, examples, parts)
     _fit(network, examples, parts, config, progress)
     network = network.eval().to("cpu")
@@ -85,7 +86,7 @@ def train(examples: Examples, config: TrainConfig, *, progress: Progress | None 
     return JointCheckpoint(
         network=network,
         calibrators={surface: _calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
-        golden={surface: _golden_rows(examples, parts[surface]) for surface in parts},
+        golden={surface: _golden_rows(examples, surface, parts[surface]) for surface in parts},
         training_run=f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}",
         metrics={
             "config": asdict(config),
@@ -220,7 +221,8 @@ def _calibrate(network: EngagementNetwork, examples: Examples, surface: Surface,
     return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, len(examples.spec.view_types[surface]))
 
 
-def _golden_rows(examples: Examples, parts: Parts) -> RowBatch:
+def _golden_rows(examples: Examples, surface: Surface, parts: Parts) -> RowBatch:
     """Held-out rows spread over the evaluation part."""
     spread = np.linspace(0, len(parts.evaluation) - 1, num=min(GOLDEN_ROWS, len(parts.evaluation)))
-    return examples.batch(parts.evaluation[spread.astype(np.int64)])
+    rows = examples.batch(parts.evaluation[spread.astype(np.int64)])
+    return rows.of_surface(examples.spec, surface)

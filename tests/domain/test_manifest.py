@@ -6,9 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.domain.errors import CalibratorMismatch, InvalidManifest, UnsafeArtifact
-from control_plane.domain.manifest import GOLDEN_FILE, FittedOn, Manifest, check_calibrator, check_safetensors
+from control_plane.domain.manifest import (
+    GOLDEN_FILE,
+    FittedOn,
+    LatencyCard,
+    Manifest,
+    Serving,
+    check_calibrator,
+    check_safetensors,
+)
 from control_plane.domain.model_version import ModelVersion, Part, ViewType, digest_of
 from tests.builders import a_version
+
+SERVING = {"precision": "fp32", "vocabularies": digest_of(b"words"), "max_unique_users": 8}
+LATENCY = {"device": "cpu", "threads": 1, "users": 1, "rows": 512, "p50_ms": 1.5, "p99_ms": 2.0}
 
 
 def a_manifest() -> Manifest:
@@ -25,6 +36,15 @@ def a_manifest() -> Manifest:
 
 def test_a_manifest_survives_json() -> None:
     assert Manifest.from_json(a_manifest().to_json()) == a_manifest()
+
+
+def test_what_a_runtime_may_count_on_survives_json() -> None:
+    latency = LatencyCard(device="cpu", threads=1, users=1, rows=512, p50_ms=1.5, p99_ms=2.0)
+    serving = Serving(vocabularies=digest_of(b"words"), precision="bf16", max_unique_users=8, latency=latency)
+
+    for each in (serving, replace(serving, latency=None)):
+        manifest = replace(a_manifest(), serving=each)
+        assert Manifest.from_json(manifest.to_json()) == manifest
 
 
 def test_every_file_has_its_digest() -> None:
@@ -56,6 +76,14 @@ def test_every_file_has_its_digest() -> None:
         ({"training_run": "r" * 201}, "training_run"),
         ({"config": []}, "config"),
         ({"calibrator_fitted_on": []}, "calibrator_fitted_on"),
+        ({"serving": []}, "serving"),
+        ({"serving": {"precision": "fp8"}}, "serving.precision"),
+        ({"serving": {"precision": "fp32"}}, "serving.vocabularies"),
+        ({"serving": {**SERVING, "max_unique_users": 0}}, "serving.max_unique_users"),
+        ({"serving": {**SERVING, "latency": []}}, "serving.latency"),
+        ({"serving": {**SERVING, "latency": {**LATENCY, "threads": True}}}, "serving.latency.threads"),
+        ({"serving": {**SERVING, "latency": {**LATENCY, "p50_ms": "fast"}}}, "serving.latency.p50_ms"),
+        ({"serving": {**SERVING, "latency": {**LATENCY, "device": ""}}}, "serving.latency.device"),
         ({"calibrator_fitted_on": {"trunk": "md5:00"}}, "calibrator_fitted_on.trunk"),
         ({"calibrator_fitted_on": {"trunk": digest_of(b"trunk")}}, "calibrator_fitted_on.surface_export"),
     ],

@@ -60,7 +60,7 @@ def test_exporting_twice_gives_the_same_versions_and_replaces_the_folders(
 
     assert export(joint, tmp_path) == first
     assert not (tmp_path / SEARCH / "left-over").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [HOME_FEED, SEARCH]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".blobs", HOME_FEED, SEARCH]
 
 
 def test_a_faulted_calibrator_is_the_only_part_that_changes(joint: JointCheckpoint, tmp_path: Path) -> None:

@@ -34,18 +34,20 @@ class Size:
 
 FULL = Size(rounds=7, seconds=1.5, shadow_rounds=8, shadow_seconds=5.0)
 QUICK = Size(rounds=1, seconds=0.3, shadow_rounds=1, shadow_seconds=1.5)
+QUICK_PEERS = ("litserve",)  # it starts the soonest: all of them take longer than a quick run may
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round of each")
-    parser.add_argument("--only", nargs="+", metavar="PEER", choices=environments.PEERS, default=environments.PEERS)
+    parser.add_argument("--quick", action="store_true", help="one short round beside one peer")
+    parser.add_argument("--only", nargs="+", metavar="PEER", choices=environments.PEERS, help="beside these alone")
     parser.add_argument(
         "--tune", action="store_true", help="try the peers' settings instead, and print what each gives"
     )
     given = parser.parse_args()
-    missing = install(given.only)
-    peers = [peer for peer in PEERS if peer.environment_name in given.only and peer.environment_name not in missing]
+    wanted = given.only or (QUICK_PEERS if given.quick else environments.PEERS)
+    missing = install(wanted)
+    peers = [peer for peer in PEERS if peer.environment_name in wanted and peer.environment_name not in missing]
     with tempfile.TemporaryDirectory(prefix="surefoot-serving-") as folder:
         if given.tune:
             with world(Path(folder)) as made:

@@ -130,6 +130,10 @@ async def _known(request: Request, error: Exception) -> Response:
         case errors.CommitUnknown():
             log.error("%s", error)
             return problem(status, condition, UNKNOWN)
+        case errors.RegistryLocked():
+            log.error("%s", error)
+            headers = {"Retry-After": RETRY_AFTER_SECONDS}
+            return problem(status, condition, f"the registry: {error.problem}; nothing was changed", headers=headers)
         case errors.RegistryUnavailable():
             log.error("registry unavailable: %s", error)
             headers = {"Retry-After": RETRY_AFTER_SECONDS}

@@ -215,6 +215,10 @@ class RegistryFull(RegistryUnavailable):
         super().__init__(url, "its disk is full")
 
 
+class RegistryLocked(RegistryUnavailable):
+    """On SQLite: another process has held the only write lock for longer than a change ever takes."""
+
+
 class TransactionConflict(RegistryUnavailable):
     """Another writer came in between, or the connection was lost before the commit: the same may be asked again."""
 

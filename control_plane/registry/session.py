@@ -39,9 +39,11 @@ from control_plane.domain.errors import (
     CommitUnknown,
     InvalidField,
     RegistryFull,
+    RegistryLocked,
     RegistryUnavailable,
     TransactionConflict,
 )
+from control_plane.registry import lock_holder
 
 BUSY_TIMEOUT_MS = 10_000  # SQLite: how long a writer waits for the one before; a change takes milliseconds
 MIGRATION_LOCK = 0x5F00  # PostgreSQL: advisory lock, so that replicas starting together migrate once
@@ -64,6 +66,7 @@ POSTGRESQL_CONNECT = {
 POSTGRESQL_BEGIN_WRITING = "SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'"
 FULL = ("disk is full", "No space left on device")  # in the words of SQLite and of PostgreSQL
 OUR_OWN_BUGS = (DataError, IntegrityError, ProgrammingError, NotSupportedError)  # told as they are, not as an outage
+LOCKED = "database is locked"  # in SQLite's words
 UNKNOWN_ON_SQLITE = "disk I/O error"  # of a commit: what reached the disk may be found there after a crash
 
 Result = TypeVar("Result")
@@ -140,7 +143,7 @@ class Sessions:
             yield
             return
         if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1_000):
-            raise RegistryUnavailable(_shown(self.engine), "another writer takes too long")
+            raise _locked(self.engine)
         try:
             yield
         finally:
@@ -275,11 +278,18 @@ def _database_trouble(engine: Engine) -> Iterator[None]:
         raise
     except (DatabaseError, InterfaceError, PoolTimeout) as error:
         url, problem = _shown(engine), _problem(error)
+        if LOCKED in problem:
+            raise _locked(engine) from error
         if any(words in problem for words in FULL):
             raise RegistryFull(url) from error
         if isinstance(error, DBAPIError) and (error.connection_invalidated or _sqlstate(error) in CONFLICTS):
             raise TransactionConflict(url, problem) from error
         raise RegistryUnavailable(url, problem) from error
+
+
+def _locked(engine: Engine) -> RegistryLocked:
+    """After `BUSY_TIMEOUT_MS`: whoever it is, it does not only write."""
+    return RegistryLocked(_shown(engine), lock_holder.held_by(Path(engine.url.database or "")))
 
 
 def _may_pass(error: OperationalError) -> bool:

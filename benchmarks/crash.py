@@ -1,8 +1,9 @@
 """Processes killed with -9 at random moments and at every failpoint, on SQLite and PostgreSQL: what was violated?
 
-Replicas of API and scheduler, and a runtime, die and are stopped over and over while people create, command, roll
-back, quarantine and freeze over HTTP, on a clock that runs 1 800 times as fast, with recorded evidence before the real
-judge. After each death a checker reads the database alone; `benchmarks/crash_run/` has what it looks for.
+Replicas of API and scheduler, and a runtime, die and are stopped over and over while people create rollouts and
+releases, command, roll back, quarantine and freeze over HTTP, on a clock that runs 600 times as fast, with recorded
+evidence before the real judge. After each death a checker reads the database alone; `benchmarks/crash_run/` has what it
+looks for. Both databases have their storm at the same time, until both together had the deaths that are asked for.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: a dozen processes share the
 from benchmarks.crash_run import postgres, takeover
 from benchmarks.crash_run.registry import opened
 from benchmarks.crash_run.storm import Storm, Toll
-from benchmarks.crash_run.takeover import Takeovers
+from benchmarks.crash_run.takeover import Strike, Takeovers
 from benchmarks.crash_run.victim import RANDOM
 from benchmarks.report import report
 from control_plane.failpoints import POINTS
@@ -35,23 +36,29 @@ MAX_SHOWN = 20  # violations that are told one by one
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """Of one database."""
-
-    kills: int
-    each_point: int
+    kills: int  # over both databases
+    each_point: int  # of each
     patience_seconds: float
-    rounds: int  # of takeovers
-    takeovers_on: tuple[str, ...]
+    strikes: Mapping[str, Sequence[Strike]]  # by database, of which takeovers are measured
 
 
-FULL = Effort(kills=520, each_point=8, patience_seconds=360, rounds=2, takeovers_on=("sqlite", "postgresql"))
-QUICK = Effort(kills=25, each_point=1, patience_seconds=11, rounds=1, takeovers_on=("sqlite",))
+# A writer that stands still keeps SQLite's one lock, so there none is stopped within a transaction.
+TWICE = (Strike.KILL, Strike.STOP) * 2
+FULL = Effort(
+    kills=1_040,
+    each_point=5,
+    patience_seconds=780,
+    strikes={"sqlite": TWICE, "postgresql": (*TWICE, Strike.STOP_IN_TRANSACTION)},
+)
+QUICK = Effort(
+    kills=50, each_point=1, patience_seconds=12, strikes={"sqlite": (Strike.KILL,), "postgresql": (Strike.STOP,)}
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few kills, one takeover: not a claim")
-    parser.add_argument("--patience", type=float, help="seconds for each database, if its kills take longer")
+    parser.add_argument("--quick", action="store_true", help="few kills, a takeover of each kind: not a claim")
+    parser.add_argument("--patience", type=float, help="seconds for the storms, if their kills take longer")
     parser.add_argument("--seed", type=int, default=1, help="of what is random in the storm; the moments are not")
     arguments = parser.parse_args()
     effort = QUICK if arguments.quick else FULL
@@ -62,7 +69,7 @@ def main() -> None:
         struck = _opened(Path(root), "takeover", urls[1])
         with ThreadPoolExecutor(1) as beside:
             measured = beside.submit(_takeovers, struck, effort) if arguments.quick else None
-            tolls = {name: _storm(name, sessions, effort, arguments.seed) for name, sessions in storms.items()}
+            tolls = _tolls(storms, effort, arguments.seed)
             takeovers = measured.result() if measured else _takeovers(struck, effort)
     _tell_problems(tolls, takeovers)
     report(
@@ -79,34 +86,50 @@ def _opened(root: Path, name: str, postgres_url: str) -> dict[str, Sessions]:
     return {database: opened(url) for database, url in urls.items()}
 
 
-def _storm(name: str, sessions: Sessions, effort: Effort, seed: int) -> Toll:
-    with tempfile.TemporaryDirectory(prefix="surefoot-crash-") as folder, _bar(name, effort.kills) as on_kill:
-        return Storm(sessions, Path(folder), seed=seed).run(
-            effort.kills, each_point=effort.each_point, patience_seconds=effort.patience_seconds, on_kill=on_kill
-        )
+def _tolls(storms: Mapping[str, Sessions], effort: Effort, seed: int) -> dict[str, Toll]:
+    """Of both storms at the same time; each goes on until they have enough together."""
+    with tempfile.TemporaryDirectory(prefix="surefoot-crash-") as root, _bars(effort.kills) as on_kill_of:
+        blowing = [Storm(storms[name], _made(Path(root) / name), seed=seed) for name in storms]
+
+        def run(name: str, storm: Storm) -> Toll:
+            return storm.run(
+                each_point=effort.each_point,
+                patience_seconds=effort.patience_seconds,
+                on_kill=on_kill_of(name),
+                is_enough=lambda: sum(storm.toll.all_kills for storm in blowing) >= effort.kills,
+            )
+
+        with ThreadPoolExecutor(len(blowing)) as together:
+            return dict(zip(storms, together.map(run, storms, blowing), strict=True))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _takeovers(struck: Mapping[str, Sessions], effort: Effort) -> dict[str, Takeovers]:
-    """With the shipped settings. A writer that stands still keeps SQLite's one lock, so there none is stopped within
-    a transaction."""
-    return {
-        name: takeover.measure(sessions, rounds=effort.rounds, stops_in_transactions=name == "postgresql")
-        for name, sessions in struck.items()
-        if name in effort.takeovers_on
-    }
+    """With the shipped settings, on both databases at the same time."""
+    with ThreadPoolExecutor(len(struck)) as together:
+        found = together.map(lambda name: takeover.measure(struck[name], effort.strikes[name]), struck)
+        return dict(zip(struck, found, strict=True))
 
 
 @contextmanager
-def _bar(name: str, kills: int) -> Iterator[Callable[[Toll], None]]:
+def _bars(kills: int) -> Iterator[Callable[[str], Callable[[Toll], None]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=kills, told="")
 
-        def on_kill(toll: Toll) -> None:
-            told = f"{toll.all_kills} kills, {len(toll.violations)} violations"
-            progress.update(task, completed=toll.all_kills, told=told)
+        def on_kill_of(name: str) -> Callable[[Toll], None]:
+            task = progress.add_task(name, total=kills, told="")
 
-        yield on_kill
+            def on_kill(toll: Toll) -> None:
+                told = f"{toll.all_kills} kills, {len(toll.violations)} violations"
+                progress.update(task, completed=toll.all_kills, told=told)
+
+            return on_kill
+
+        yield on_kill_of
 
 
 def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list[tuple[str, ...]]:
@@ -117,7 +140,7 @@ def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list
         return what, *(str(of(toll)) for toll in tolls.values())
 
     def seconds(what: str, of: Callable[[Takeovers], list[float]]) -> tuple[str, ...]:
-        cells = [of(takeovers[name]) if name in takeovers else [] for name in tolls]
+        cells = [of(takeovers[name]) for name in tolls]
         return what, *(" / ".join(f"{value:.1f}" for value in cell) for cell in cells)
 
     return [
@@ -127,6 +150,8 @@ def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list
         row("ended by themselves", lambda toll: toll.gave_up),
         row("schedulers that wrote, by epoch", lambda toll: toll.epochs),
         row("changes checked", lambda toll: toll.transitions),
+        row("of them made for what is above in a release", lambda toll: toll.followed),
+        row("raises between steps", lambda toll: toll.raises),
         row("verdicts replayed", lambda toll: toll.verdicts),
         row("requests acknowledged", lambda toll: toll.answers["acknowledged"]),
         row("requests refused", lambda toll: toll.answers["refused"]),

@@ -60,32 +60,38 @@ def reach(point: str) -> None:
         act()
 
 
-def arm(text: str) -> None:
-    """Arm these points and no others. `ValueError` names what cannot be read."""
-    found = dict(_read(entry) for entry in text.split(",") if entry.strip())
+def arm(text: str, *, on_acting: Callable[[str], object] = lambda point: None) -> None:
+    """Arm these points and no others. `ValueError` names what cannot be read.
+
+    `on_acting` is told a point's name just before the point acts: what is killed there can leave word of where.
+    """
+    found = dict(_read(entry, on_acting) for entry in text.split(",") if entry.strip())
     _armed.clear()
     _armed.update(found)
 
 
-def _read(entry: str) -> tuple[str, Callable[[], None]]:
+def _read(entry: str, on_acting: Callable[[str], object]) -> tuple[str, Callable[[], None]]:
     point, _, told = entry.strip().partition("=")
     action, _, nth = told.partition("@")
     if point not in POINTS:
         raise ValueError(f"{ENVIRONMENT}: there is no point {point!r}; there are {', '.join(sorted(POINTS))}")
-    return point, _Countdown(int(nth) if nth else 1, _action(point, action), is_once=bool(nth))
+    acting = partial(on_acting, point)
+    return point, _Countdown(int(nth) if nth else 1, acting, _action(point, action), is_once=bool(nth))
 
 
 class _Countdown:
     """The action from the nth call on, or at the nth alone."""
 
-    def __init__(self, nth: int, action: Callable[[], None], *, is_once: bool) -> None:
+    def __init__(self, nth: int, on_acting: Callable[[], None], action: Callable[[], None], *, is_once: bool) -> None:
         self._left = nth
+        self._on_acting = on_acting
         self._action = action
         self._is_once = is_once
 
     def __call__(self) -> None:
         self._left -= 1
         if self._left == 0 or (self._left < 0 and not self._is_once):
+            self._on_acting()
             self._action()
 
 

@@ -47,6 +47,17 @@ def test_a_counted_point_acts_the_nth_time_alone() -> None:
     reach("tick.judged")
 
 
+def test_who_armed_a_point_is_told_before_it_acts() -> None:
+    told: list[str] = []
+    arm("tick.judged=raise@2, tick.decided=raise", on_acting=told.append)
+
+    reach("tick.judged")
+    with pytest.raises(Injected):
+        reach("tick.judged")
+
+    assert told == ["tick.judged"]
+
+
 def test_a_point_can_pause() -> None:
     arm("lease.renewed=pause:0.05")
     began = time.monotonic()

@@ -1,4 +1,5 @@
-"""What must always be true, read from the database alone: invariants 1 to 6 and 9, and what people were answered."""
+"""What must always be true, read from the database alone: invariants 1 to 6 and 9, what a release's edges ask for, and
+what people were answered."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,13 +9,14 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from benchmarks.crash_run import answers, standing
+from benchmarks.crash_run import answers, growth, standing
 from benchmarks.crash_run.answers import Answers
-from benchmarks.crash_run.moves import broken_move, is_waiting
+from benchmarks.crash_run.cascades import Cascades, changes_of, follows
+from benchmarks.crash_run.moves import broken_move, is_raise, is_waiting
 from benchmarks.crash_run.violation import Violation, told
-from benchmarks.crash_run.wrote import WROTE
+from benchmarks.crash_run.wrote import TOGETHER, WROTE
+from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.split import FULL_TRAFFIC_BP
-from control_plane.domain.verdict import Outcome
 from control_plane.guardrails.replay import replay
 from control_plane.registry import history
 from control_plane.registry.session import Sessions
@@ -26,10 +28,9 @@ from control_plane.registry.tables import (
     VerdictInputsRow,
     VerdictRow,
 )
-from control_plane.scheduler.tick import SCHEDULER
+from control_plane.scheduler.applied import SCHEDULER
 
 GENESIS = "sha256:" + "0" * 64  # what the first change of a surface follows
-GROWS = ("advance", "skip")  # what may give a candidate more weight
 
 State = Mapping[str, Any]
 
@@ -51,7 +52,9 @@ class Checker:
 
     def __init__(self, told_people: Answers | None = None) -> None:
         self.transitions = 0
+        self.raises = 0
         self.verdicts = 0
+        self.cascades = Cascades()
         self._seen: dict[str, _Seen] = {}
         self._verdict_id = 0
         self._wrote = 0
@@ -81,6 +84,8 @@ class Checker:
             return [*found, *chains, *standing.outbox(session), *answers.problems(session, self._answers.asked)]
 
     def _changes(self, session: Session) -> Iterator[Violation]:
+        new: list[HistoryRow] = []
+        together: dict[tuple[str, int], tuple[int, str]] = {}
         for surface in session.scalars(select(SurfaceRow.surface).order_by(SurfaceRow.surface)).all():
             seen = self._seen.setdefault(surface, _Seen())
             rows = session.scalars(
@@ -90,10 +95,14 @@ class Checker:
             ).all()
             splits = _splits_above(session, surface, seen.seq)
             wrote = _wrote_above(session, surface, seen.seq)
+            together |= _together_above(session, surface, seen.seq)
+            new += rows
             for row in rows:
                 yield from _one(session, seen, row, splits.pop(row.seq, None), wrote.get(row.seq))
                 self.transitions += 1
+                self.raises += is_raise(row.command, json.loads(row.before), json.loads(row.after))
             yield from told("1", surface, (f"split {generation} has no change" for generation in splits))
+        yield from self.cascades.problems(session, changes_of(new, together))
 
     def _verdicts(self, session: Session) -> Iterator[Violation]:
         rows = session.execute(
@@ -119,8 +128,8 @@ def _one(
     before, after = json.loads(row.before), json.loads(row.after)
     yield from told("1", row.surface, _linked(seen, row, before))
     yield from told("1", row.surface, _split(row, after, split))
-    yield from told("2", row.surface, _served(session, seen, row, before, after))
-    yield from told("3", row.surface, _grown(session, row, before, after))
+    yield from told("2", row.surface, _served(seen, row, before, after))
+    yield from told("3", row.surface, growth.problems(session, row, before, after))
     if row.by == SCHEDULER:
         yield from told("5", row.surface, _fenced(f"change {row.seq}", wrote, after_epoch=seen.epoch))
     yield from told("end state", row.surface, _moved(session, seen, row, before, after))
@@ -148,7 +157,7 @@ def _split(row: HistoryRow, after: State, split: SplitRow | None) -> Iterator[st
         yield f"generation {row.seq} gives {after['candidate_bp']} basis points to {after['candidate']}"
 
 
-def _served(session: Session, seen: _Seen, row: HistoryRow, before: State, after: State) -> Iterator[str]:
+def _served(seen: _Seen, row: HistoryRow, before: State, after: State) -> Iterator[str]:
     """Nothing that was taken back serves again, and a way home ends where it should."""
     back = seen.taken_back & {after["stable"], after["candidate"], after["shadow"]}
     if back:
@@ -159,47 +168,9 @@ def _served(session: Session, seen: _Seen, row: HistoryRow, before: State, after
         yield f"generation {row.seq} went home and still serves a candidate"
     if after["stable"] not in (before["stable"], before["last_proven"]):
         yield f"generation {row.seq} went home to {after['stable']}, neither stable nor last proven"
-    rollout = None if row.rollout_id is None else session.get(RolloutRow, row.rollout_id)
-    if rollout is None or rollout.release_id is None:  # what follows an upstream surface home bears no stain
+    if not follows(row):  # what follows an upstream surface home bears no stain
         seen.taken_back |= {before["candidate"], before["shadow"]} - {None}
         seen.taken_back |= {before["stable"]} - {after["stable"], None}
-
-
-def _grown(session: Session, row: HistoryRow, before: State, after: State) -> Iterator[str]:
-    grew = after["candidate_bp"] > before.get("candidate_bp", 0)
-    is_made_stable = row.command in GROWS and after["stable"] != before.get("stable")
-    if not (grew or is_made_stable):
-        return
-    is_overruled = row.by != SCHEDULER and bool(row.reason.strip())
-    if row.command not in GROWS:
-        yield f"generation {row.seq} gained weight by {row.command}"
-    elif not (is_overruled or _has_passed(session, row) or _is_left_by_people(session, row, before)):
-        yield f"generation {row.seq} gained weight without a passing verdict or a person's reason"
-
-
-def _has_passed(session: Session, row: HistoryRow) -> bool:
-    verdict = None if row.verdict_id is None else session.get(VerdictRow, row.verdict_id)
-    return (
-        verdict is not None
-        and verdict.rollout_id == row.rollout_id
-        and verdict.outcome == Outcome.ADVANCE.value
-        and verdict.generation == row.seq - 1
-    )
-
-
-def _is_left_by_people(session: Session, row: HistoryRow, before: State) -> bool:
-    """A step that nothing monitors is left on its approvals, each with a reason."""
-    rollout = None if row.rollout_id is None else session.get(RolloutRow, row.rollout_id)
-    was = before.get("rollout")
-    if rollout is None or was is None or was["step"] < 0:
-        return False
-    step = rollout.plan["steps"][was["step"]]
-    approvals = session.scalars(
-        select(HistoryRow.by).where(
-            HistoryRow.rollout_id == row.rollout_id, HistoryRow.command == "approve", HistoryRow.reason != ""
-        )
-    )
-    return not step["monitored"] and len(set(approvals)) >= step["approvals"]
 
 
 def _fenced(what: str, wrote: Row[Any] | None, *, after_epoch: int = 0) -> Iterator[str]:
@@ -218,19 +189,25 @@ def _moved(session: Session, seen: _Seen, row: HistoryRow, before: State, after:
     known = None if was is None else seen.rollouts.get(was["rollout_id"])
     if was is not None and known is not None and known != (was["phase"], was["step"]):
         yield f"change {row.seq} finds rollout {was['rollout_id']} {was['phase']}, it was left {known[0]}"
-    steps: list[Mapping[str, Any]] = []
+    plan: Mapping[str, Any] = {}
     if becomes is not None:
         seen.rollouts[becomes["rollout_id"]] = (becomes["phase"], becomes["step"])
         rollout = session.get(RolloutRow, becomes["rollout_id"])
-        steps = [] if rollout is None else rollout.plan["steps"]
-    if problem := broken_move(row.command, before, after, steps):
+        plan = {} if rollout is None else rollout.plan
+    if problem := broken_move(row.command, before, after, plan):
         yield f"change {row.seq} ({row.command}) {problem}"
 
 
 def _replayed(row: VerdictRow, content: bytes | None) -> Iterator[str]:
     if content is None:
         yield f"verdict {row.verdict_id} has lost its inputs"
-    elif replay(bytes(content)).to_json() != row.verdict:
+        return
+    try:
+        again = replay(bytes(content))
+    except ControlPlaneError as error:
+        yield f"verdict {row.verdict_id} cannot be replayed: {error}"
+        return
+    if again.to_json() != row.verdict:
         yield f"verdict {row.verdict_id} replays differently"
 
 
@@ -242,6 +219,11 @@ def _splits_above(session: Session, surface: str, seq: int) -> dict[int, SplitRo
 def _wrote_above(session: Session, surface: str, seq: int) -> dict[int, Row[Any]]:
     rows = session.execute(select(WROTE).where(WROTE.c.surface == surface, WROTE.c.seq > seq))
     return {row.seq: row for row in rows}
+
+
+def _together_above(session: Session, surface: str, seq: int) -> dict[tuple[str, int], tuple[int, str]]:
+    rows = session.execute(select(TOGETHER).where(TOGETHER.c.surface == surface, TOGETHER.c.seq > seq))
+    return {(row.surface, row.seq): (row.number, row.written_in) for row in rows}
 
 
 def _without_rollout(state: State) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A small model of the rules: which command leads from which phase to which, and what weight it leaves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+Plan = Mapping[str, Any]  # as it is stored with its rollout
 
 ON_THE_WAY = ("warming", "shadow", "ramping", "watching")
 ACTIVE = ("pending", *ON_THE_WAY, "held", "expired")
@@ -39,9 +41,7 @@ MOVES: dict[str, set[tuple[str | None, str | None]]] = {
 }
 
 
-def broken_move(
-    command: str, before: Mapping[str, Any], after: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
-) -> str | None:
+def broken_move(command: str, before: Mapping[str, Any], after: Mapping[str, Any], plan: Plan) -> str | None:
     """What is wrong with one change, in words; None if an uninterrupted run makes it, too."""
     was, becomes = before.get("rollout"), after.get("rollout")
     move = (None if was is None else was["phase"], None if becomes is None else becomes["phase"])
@@ -49,11 +49,19 @@ def broken_move(
         return "is no command"
     if move not in MOVES[command]:
         return f"leads from {move[0]} to {move[1]}"
+    if is_raise(command, before, after):
+        return _broken_raise(before, after, plan)
     if was is not None and becomes is not None and becomes["step"] != _step(command, was):
         return f"leads from step {was['step']} to {becomes['step']}"
     if "queued" in move and "pending" not in move:
         return None if _serving(before) == _serving(after) else "changes what serves, and its rollout only waits"
-    return _broken_weight(command, before, after, steps) or _broken_stable(command, before, after)
+    return _broken_weight(command, before, after, plan) or _broken_stable(command, before, after)
+
+
+def is_raise(command: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether an advance stayed in its step, for more weight there."""
+    was, becomes = before.get("rollout"), after.get("rollout")
+    return command == "advance" and bool(was and becomes) and was == becomes
 
 
 def is_waiting(before: Mapping[str, Any]) -> bool:
@@ -73,14 +81,23 @@ def _step(command: str, was: Mapping[str, Any]) -> int:
     return -1 if command == "restart" else step
 
 
-def _broken_weight(
-    command: str, before: Mapping[str, Any], after: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
-) -> str | None:
+def _broken_raise(before: Mapping[str, Any], after: Mapping[str, Any], plan: Plan) -> str | None:
+    was, steps = before["rollout"], plan.get("steps", [])
+    most = _basis_points(steps[was["step"] + 1]["share"]) if was["step"] + 1 < len(steps) else 0
+    if not plan.get("adaptive") or was["phase"] != "ramping":
+        return f"stays {was['phase']} at step {was['step']}"
+    if not before["candidate_bp"] < after["candidate_bp"] <= most:
+        return f"leaves {after['candidate_bp']} basis points after {before['candidate_bp']}, with {most} as the most"
+    return _broken_stable("advance", before, after)
+
+
+def _broken_weight(command: str, before: Mapping[str, Any], after: Mapping[str, Any], plan: Plan) -> str | None:
+    """A step that is entered has its plan's weight; what stays in one keeps what it has, adaptive or not."""
     rollout = after.get("rollout")
     phase = None if rollout is None else rollout["phase"]
-    if rollout is not None and phase in ("ramping", "watching"):
-        expected = _basis_points(steps[rollout["step"]]["share"])
-    elif phase in ("held", "expired"):
+    if rollout is not None and phase in ("ramping", "watching") and command in ("advance", "skip"):
+        expected = _basis_points(plan["steps"][rollout["step"]]["share"])
+    elif phase in ("ramping", "watching", "held", "expired"):
         expected = before["candidate_bp"]
     else:
         expected = 0

@@ -1,5 +1,5 @@
-"""People at work while processes die: they create, command, roll back, quarantine and freeze over HTTP, ask again with
-the same key when an answer does not come, and remember what they were told."""
+"""People at work while processes die: they create rollouts and releases, command, roll back, quarantine and freeze over
+HTTP, ask again with the same key when an answer does not come, and remember what they were told."""
 
 import http.client
 import json
@@ -13,16 +13,18 @@ from itertools import count
 from sqlalchemy.orm import Session
 
 from benchmarks.crash_run.answers import Answer, Answers, Asked
-from benchmarks.crash_run.plans import a_plan_mapping
+from benchmarks.crash_run.plans import Kind, a_plan_mapping
 from control_plane.clock import Clock
 from control_plane.domain.errors import ControlPlaneError
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout
+from control_plane.domain.surface_graph import OnUpstreamRollback
 from control_plane.registry import freezes, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 
 VIEW_TYPES = (ViewType("grid"),)
+RELEASED = tuple(Surface(name) for name in ("boards", "closeup", "shopping"))
 TRIES = 4
 TIMEOUT_SECONDS = 15.0  # beyond SQLite's patience with a writer before
 CREATORS, OPERATORS = ("ann", "bob"), ("cem", "dee", "eve")
@@ -77,11 +79,18 @@ class People(threading.Thread):
             self.rest.wait(self._pause_seconds * self._chance.uniform(0.5, 1.5))
 
     def _act(self) -> None:
-        deed = self._chance.choices(
-            (self._command, self._create, self._press, self._quarantine, self._freeze, self._adopt, self._restart),
-            weights=(60, 30, 2, 3, 3, 2, 2),
-        )[0]
-        deed()
+        deeds = {
+            self._command: 60,
+            self._create: 24,
+            self._release: 14,
+            self._take_back: 2,
+            self._press: 2,
+            self._quarantine: 3,
+            self._freeze: 3,
+            self._adopt: 2,
+            self._restart: 2,
+        }
+        self._chance.choices(list(deeds), weights=list(deeds.values()))[0]()
 
     def _command(self) -> None:
         with self._sessions.reading() as session:
@@ -112,6 +121,8 @@ class People(threading.Thread):
 
     def _create(self) -> None:
         surface = self._a_surface()
+        if surface in RELEASED and self._chance.random() < 0.8:
+            return
         with self._sessions.reading() as session:
             is_busy = surfaces.get(session, surface).rollout_id is not None
             waiting = len(rollouts.list_queued(session, surface))
@@ -121,10 +132,49 @@ class People(threading.Thread):
         body = {
             "surface": surface,
             "candidate": self._register(surface),
-            "plan": a_plan_mapping(approvals=self._chance.choice((0, 0, 1))),
+            "plan": a_plan_mapping(self._chance.choice(list(Kind))),
             "on_busy": on_busy.value,
         }
         self._ask("POST", "/v1/rollouts", body, must_show=False, by=self._chance.choice(CREATORS), has_reason=False)
+
+    def _release(self) -> None:
+        """Over those of its surfaces that are free, or now and then over all of them, busy or not."""
+        with self._sessions.reading() as session:
+            free = [s.surface for s in surfaces.list_surfaces(session) if s.rollout_id is None]
+            waiting = len(rollouts.list_queued(session))
+        is_pushy = self._chance.random() < 0.1 and waiting < 4
+        over = RELEASED if is_pushy else [surface for surface in RELEASED if surface in free]
+        if len(over) < 2:
+            return
+        trunk = f"trunk {self._name}/release {next(self._numbers)}"
+        body = {
+            "candidates": {surface: self._register(surface, trunk=trunk) for surface in over},
+            "plan": a_plan_mapping(self._chance.choice(list(Kind))),
+            "edges": list(self._edges(over)),
+            "on_busy": self._chance.choice((OnBusy.QUEUE, OnBusy.REPLACE)).value,
+        }
+        self._ask("POST", "/v1/releases", body, must_show=False, by=self._chance.choice(CREATORS), has_reason=False)
+
+    def _edges(self, over: Sequence[Surface]) -> Iterator[dict[str, object]]:
+        """Each surface follows one or two of those before it."""
+        for place, surface in enumerate(over[1:], start=1):
+            for upstream in self._chance.sample(over[:place], self._chance.randint(1, min(2, place))):
+                yield {
+                    "upstream": upstream,
+                    "downstream": surface,
+                    "share": self._chance.choice(("5%", "25%")),
+                    "held": "4m",
+                    "needs_green": self._chance.random() < 0.5,
+                    "on_rollback": self._chance.choice(list(OnUpstreamRollback)).value,
+                }
+
+    def _take_back(self) -> None:
+        """A whole release."""
+        with self._sessions.reading() as session:
+            found = {r.release_id for r in rollouts.list_rollouts(session, active_only=True) if r.release_id}
+        if found:
+            path = f"/v1/releases/{self._chance.choice(sorted(found))}/rollback"
+            self._ask("POST", path, {}, must_show=False)
 
     def _restart(self) -> None:
         with self._sessions.reading() as session:
@@ -133,10 +183,11 @@ class People(threading.Thread):
             rollout = self._chance.choice(active)
             self._ask("POST", f"/v1/rollouts/{rollout.rollout_id}/restart", {}, must_show=True)
 
-    def _register(self, surface: Surface) -> VersionId:
+    def _register(self, surface: Surface, *, trunk: str = "") -> VersionId:
         """Trunks are shared: several of a run's versions, over all surfaces, carry the same one."""
         number = next(self._numbers)
-        version = a_version(surface, f"{self._name}/{number}", trunk=f"trunk {self._name}/{number // 4}")
+        trunk = trunk or f"trunk {self._name}/{number // 4}"
+        version = a_version(surface, f"{self._name}/{number}", trunk=trunk)
         with self._sessions.writing() as session:
             return register(session, version, now=self._clock())
 

@@ -6,8 +6,13 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess as Process
 
+IMPORTED_LATE = (  # by name, when a server starts or is first asked
+    *("anyio._backends._asyncio", "apscheduler.triggers.interval", "encodings.idna", "fastapi.telemetry._runtime"),
+    *("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"),
+    *("uvicorn.loops.asyncio", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"),
+)
 FORK_SERVER = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(["benchmarks.crash_run.replica"])
+FORK_SERVER.set_forkserver_preload(["benchmarks.crash_run.replica", *IMPORTED_LATE])
 
 __all__ = ["Process", "free_ports", "started", "warm_up"]
 

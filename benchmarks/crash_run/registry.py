@@ -1,6 +1,6 @@
-"""A registry with its schema up to date, and beside it the table of who wrote what."""
+"""A registry with its schema up to date, and beside it the tables of who wrote what."""
 
-from benchmarks.crash_run.wrote import WROTE
+from benchmarks.crash_run.wrote import METADATA
 from control_plane.registry.session import Sessions, make_engine, upgrade
 
 
@@ -8,7 +8,7 @@ def opened(url: str) -> Sessions:
     """Not for two threads at once: the tool that migrates is not made for that."""
     engine = make_engine(url)
     upgrade(engine)
-    WROTE.metadata.create_all(engine)
+    METADATA.create_all(engine)
     return Sessions(engine)
 
 

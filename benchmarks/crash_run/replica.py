@@ -44,6 +44,10 @@ class Deployment:
     def clock_file(self) -> Path:
         return self.folder / "clock"
 
+    def last_word(self, port: int) -> Path:
+        """Where the process on that port writes the failpoint that it dies at."""
+        return self.folder / f"died-{port}"
+
     def settings(self, port: int) -> Settings:
         return Settings(
             data_dir=self.folder,
@@ -61,7 +65,7 @@ class Deployment:
 def serve(deployment: Deployment, port: int, armed: str) -> None:
     """API and scheduler in one process, as `surefoot serve` has them, until killed."""
     logging.disable(logging.CRITICAL)  # what the others' deaths are met with
-    failpoints.arm(armed)
+    failpoints.arm(armed, on_acting=deployment.last_word(port).write_text)
     vars(tick)["MomentsReader"] = evidence.RecordedMoments  # recorded sums, see there
     settings = deployment.settings(port)
     clock = make_clock(settings.clock_file)
@@ -73,10 +77,10 @@ def serve(deployment: Deployment, port: int, armed: str) -> None:
         uvicorn.run(app, host=settings.host, port=port, log_level="critical", access_log=False)
 
 
-def follow(ports: Sequence[int], folder: Path, armed: str) -> None:
+def follow(ports: Sequence[int], folder: Path, last_word: Path, armed: str) -> None:
     """A runtime: it holds the splits, keeps them on disk, and tells what it serves, until killed."""
     logging.disable(logging.CRITICAL)
-    failpoints.arm(armed)
+    failpoints.arm(armed, on_acting=last_word.write_text)
     table = SplitTable(is_ready=lambda split: True)
     client = SplitClient(
         table,

@@ -32,9 +32,10 @@ from control_plane.registry import stables
 from control_plane.registry.session import Sessions
 
 SURFACES = (*(Surface(name) for name in ("home_feed", "search", "related_pins")), *RELEASED)
-REPLICAS = 3
+REPLICAS = 4
 STARTS_AT = datetime(2026, 3, 2, tzinfo=UTC)
 RUNTIME_POINTS = frozenset(point for point in POINTS if point.startswith("last_known_good."))
+IS_ARMED = 2 / 3  # share of those that start, as long as failpoints lack deaths
 LOOK_SECONDS = 0.005
 
 
@@ -42,7 +43,7 @@ LOOK_SECONDS = 0.005
 class Pace:
     """How fast the clock runs, and how long a process lives once it is up."""
 
-    event_seconds_per_second: float = 1_800.0  # a check every 2 minutes is one every fifteenth of a second
+    event_seconds_per_second: float = 600.0  # a check every 2 minutes is one in a fifth of a second
     lives_for_seconds: tuple[float, float] = (0.1, 2.0)
 
 
@@ -54,6 +55,8 @@ class Toll:
     stops: int = 0
     gave_up: int = 0  # replicas that found the registry locked for too long as they started, and ended
     transitions: int = 0
+    followed: int = 0  # of them made for what happened above, in a release
+    raises: int = 0  # of them to a weight between two steps
     verdicts: int = 0
     epochs: int = 0
     webhooks: int = 0  # requests that the receiver answered
@@ -68,7 +71,7 @@ class Toll:
 
 
 class Storm:
-    """Over one registry, until `kills` processes were killed and every failpoint had its share."""
+    """Over one registry."""
 
     def __init__(self, sessions: Sessions, folder: Path, *, seed: int = 1, pace: Pace | None = None) -> None:
         self.toll = Toll()
@@ -94,21 +97,38 @@ class Storm:
         ports = free_ports(REPLICAS)
         served = POINTS - RUNTIME_POINTS
         self._victims = [
-            Victim(port=port, points=served, start=partial(started, serve, self._deployment, port), answers=True)
+            Victim(
+                port=port,
+                points=served,
+                start=partial(started, serve, self._deployment, port),
+                last_word=self._deployment.last_word(port),
+                answers=True,
+            )
             for port in ports
         ]
-        follows = partial(started, follow, ports, folder / "runtime")
-        self._victims.append(Victim(port=ports[0], points=RUNTIME_POINTS, start=follows, answers=False))
+        last_word = folder / "died-runtime"
+        follows = partial(started, follow, ports, folder / "runtime", last_word)
+        self._victims.append(
+            Victim(port=ports[0], points=RUNTIME_POINTS, start=follows, last_word=last_word, answers=False)
+        )
         self._ports = ports
 
-    def run(self, kills: int, *, each_point: int, patience_seconds: float, on_kill: Callable[[Toll], None]) -> Toll:
+    def run(
+        self,
+        *,
+        each_point: int,
+        patience_seconds: float,
+        on_kill: Callable[[Toll], None] = lambda toll: None,
+        is_enough: Callable[[], bool] = lambda: True,
+    ) -> Toll:
+        """Until each failpoint had so many kills and `is_enough` says so, or patience ends."""
         self._open_surfaces()
         warm_up()
         began = time.monotonic()
         with self._receiver.listening(), self.clock.running(), self._people():
             for victim in self._victims:
                 self._raise(victim, each_point)
-            while not self._is_enough(kills, each_point) and time.monotonic() - began < patience_seconds:
+            while not (self._had_all(each_point) and is_enough()) and time.monotonic() - began < patience_seconds:
                 self._watch(each_point, on_kill)
             self._lay_down()
         self.toll.violations += [
@@ -123,14 +143,15 @@ class Storm:
         toll.webhooks = sum(self._receiver.ids.values())
         toll.stops = sum(victim.stops for victim in self._victims)
         toll.transitions, toll.verdicts, toll.seconds = checker.transitions, checker.verdicts, seconds
+        toll.followed, toll.raises = checker.cascades.followed, checker.raises
         toll.answers = Counter(asked.answer.value for asked in self._answers.asked)
         toll.answers.update({Answer.DONE.value: self._events.acknowledged})
         with self._sessions.reading() as session:
             toll.epochs = len(session.execute(WROTE.select().with_only_columns(WROTE.c.epoch).distinct()).all())
         return toll
 
-    def _is_enough(self, kills: int, each_point: int) -> bool:
-        return self.toll.all_kills >= kills and all(self.toll.kills[point] >= each_point for point in POINTS)
+    def _had_all(self, each_point: int) -> bool:
+        return all(self.toll.kills[point] >= each_point for point in POINTS)
 
     def _watch(self, each_point: int, on_kill: Callable[[Toll], None]) -> None:
         for victim in self._victims:
@@ -157,12 +178,12 @@ class Storm:
         self.toll.violations += self._last_known_good.problems()
 
     def _raise(self, victim: Victim, each_point: int) -> None:
-        """Start a process anew, armed with the failpoint that had fewest kills as long as it lacks some."""
-        point = min(victim.points, key=lambda point: (self.toll.kills[point], self._chance.random()))
+        """Start a process anew, two in three armed with all failpoints that lack deaths still."""
+        lacking = sorted(point for point in victim.points if self.toll.kills[point] < each_point)
         victim.rise(
             self._chance,
             lives_for=self._chance.uniform(*self._pace.lives_for_seconds),
-            armed_at=point if self.toll.kills[point] < each_point else None,
+            armed_at=lacking if self._chance.random() < IS_ARMED else (),
         )
 
     def _open_surfaces(self) -> None:

@@ -4,9 +4,10 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from benchmarks.crash_run.processes import Process, free_ports, started
@@ -22,6 +23,12 @@ LOOK_SECONDS = 0.02
 IN_A_TRANSACTION = "lease.renewed=stop@4"  # it stops with the lease's row locked
 
 
+class Strike(Enum):
+    KILL = "kill"
+    STOP = "stop"
+    STOP_IN_TRANSACTION = "stop in a transaction"
+
+
 @dataclass(kw_only=True)
 class Takeovers:
     """Seconds from the death or the stop until another holds the lease."""
@@ -32,7 +39,7 @@ class Takeovers:
     problems: list[str] = field(default_factory=list)
 
 
-def measure(sessions: Sessions, *, rounds: int, stops_in_transactions: bool) -> Takeovers:
+def measure(sessions: Sessions, strikes: Sequence[Strike]) -> Takeovers:
     found = Takeovers()
     with tempfile.TemporaryDirectory(prefix="surefoot-takeover-") as folder:
         shipped = Settings.model_fields
@@ -42,13 +49,20 @@ def measure(sessions: Sessions, *, rounds: int, stops_in_transactions: bool) -> 
             lease_seconds=shipped["lease_seconds"].default,
             tick_seconds=shipped["tick_seconds"].default,
         )
-        for _ in range(rounds):
+        for strike in strikes:
+            _strike(strike, deployment, sessions, found)
+    return found
+
+
+def _strike(strike: Strike, deployment: Deployment, sessions: Sessions, found: Takeovers) -> None:
+    match strike:
+        case Strike.KILL:
             found.after_kill.append(_seconds(deployment, sessions, lambda process: process.kill()))
+        case Strike.STOP:
             found.after_stop.append(_seconds(deployment, sessions, _stop, found.problems))
-        if stops_in_transactions:
+        case Strike.STOP_IN_TRANSACTION:
             stopped = _seconds(deployment, sessions, _wait_until_stopped, found.problems, armed=IN_A_TRANSACTION)
             found.after_stop_in_transaction.append(stopped)
-    return found
 
 
 def _seconds(

@@ -6,8 +6,9 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.crash_run.processes import Process
 
@@ -16,8 +17,9 @@ DIES_YOUNG = 0.1  # share of those that die while they start
 YOUTH_SECONDS = (0.02, 0.8)
 IS_STOPPED = 0.1  # share of those that are stopped and let go on before they die
 STOPS_FOR_SECONDS = (0.4, 1.5)  # longer than the lease
-NEVER_REACHED_SECONDS = 4.0  # an armed one that has not come to its failpoint by then is killed where it is
 NEVER_UP_SECONDS = 60.0
+LIVELY = 0.15  # CPU seconds of a second's life; one that got less, on a crowded machine, lives on, three times as long
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second of CPU time in /proc
 
 
 @dataclass(kw_only=True)
@@ -27,27 +29,34 @@ class Victim:
     port: int
     points: frozenset[str]
     start: Callable[[str], Process]  # given what is armed
+    last_word: Path  # where it writes the failpoint that it dies at
     answers: bool  # whether it is up once its port takes connections, or at once
     process: Process | None = None
-    point: str = RANDOM
     stops: int = 0
     _is_up: bool = False
     _lives_for: float = 0.0
     _is_to_stop: bool = False
     _dies_at: float = math.inf  # monotonic, like those that follow
+    _dies_surely_at: float = math.inf
     _stops_at: float = math.inf
     _goes_on_at: float = math.inf
 
-    def rise(self, chance: random.Random, *, lives_for: float, armed_at: str | None) -> None:
-        """Armed, it dies at its failpoint; else when its time comes, which begins once it is up."""
-        self.point = RANDOM if armed_at is None else armed_at
+    @property
+    def point(self) -> str:
+        """Where it died."""
+        return self.last_word.read_text() if self.last_word.exists() else RANDOM
+
+    def rise(self, chance: random.Random, *, lives_for: float, armed_at: Collection[str]) -> None:
+        """It dies at the first of its failpoints, or when its time comes, which begins once it is up."""
+        self.last_word.unlink(missing_ok=True)
         self._is_up, self._stops_at, self._goes_on_at = False, math.inf, math.inf
-        self._lives_for = lives_for if armed_at is None else NEVER_REACHED_SECONDS
-        self._is_to_stop = armed_at is None and chance.random() < IS_STOPPED
+        self._lives_for = lives_for
+        self._is_to_stop = not armed_at and chance.random() < IS_STOPPED
         self._stops_for = chance.uniform(*STOPS_FOR_SECONDS)
-        is_young = armed_at is None and chance.random() < DIES_YOUNG
+        is_young = not armed_at and chance.random() < DIES_YOUNG
         self._dies_at = time.monotonic() + (chance.uniform(*YOUTH_SECONDS) if is_young else NEVER_UP_SECONDS)
-        self.process = self.start("" if armed_at is None else f"{armed_at}=kill@{chance.randint(1, 3)}")
+        self._dies_surely_at = self._dies_at
+        self.process = self.start(",".join(f"{point}=kill@{chance.randint(1, 3)}" for point in armed_at))
 
     def is_dead(self) -> bool:
         """Do what is due now; whether the process is gone."""
@@ -60,18 +69,26 @@ class Victim:
         if now >= self._goes_on_at:
             self._signal(signal.SIGCONT)
             self._goes_on_at = math.inf
-        if self.process.is_alive() and now >= self._dies_at:
-            self.point = RANDOM
+        if self.process.is_alive() and self._is_due(now):
             self.process.kill()
             self.process.join()
         return not self.process.is_alive()
 
     def _come_up(self, now: float) -> None:
         self._is_up = True
-        self._dies_at = min(self._dies_at, now + self._lives_for)
+        if now + self._lives_for < self._dies_at:
+            self._dies_at, self._dies_surely_at = now + self._lives_for, now + 3 * self._lives_for
         if self._is_to_stop:
             self._stops_at = now + self._lives_for * 0.8
             self._dies_at += self._stops_for
+            self._dies_surely_at += self._stops_for
+
+    def _is_due(self, now: float) -> bool:
+        if now < self._dies_at:
+            return False
+        assert self.process is not None
+        assert self.process.pid is not None
+        return now >= self._dies_surely_at or _cpu_seconds(self.process.pid) >= LIVELY * self._lives_for
 
     def _stop(self, now: float) -> None:
         self._signal(signal.SIGSTOP)
@@ -82,6 +99,15 @@ class Victim:
         assert self.process is not None
         if self.process.is_alive() and self.process.pid is not None:
             os.kill(self.process.pid, number)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """That the process has had; without end once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
 
 def _listens(port: int) -> bool:

@@ -94,7 +94,7 @@ PLANTED = {
     ),
     "a person's skip has no reason": (
         "3",
-        "without a passing verdict",
+        "that no person gives a reason for",
         [f"UPDATE history SET command = 'skip', by = 'bob', reason = ' ', verdict_id = NULL WHERE {GREW}"],
     ),
     "weight grew by a hold": ("3", "gained weight by hold", [f"UPDATE history SET command = 'hold' WHERE {GREW}"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.crash_run.registry import opened
-from benchmarks.crash_run.storm import Storm, Toll
+from benchmarks.crash_run.storm import Storm
 from control_plane.failpoints import POINTS
 from control_plane.registry.session import Sessions
 from tests.postgres import PostgresCluster
@@ -33,14 +33,10 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session
 def test_a_death_at_every_failpoint_violates_nothing(sessions: Sessions, tmp_path: Path) -> None:
     storm = Storm(sessions, tmp_path)
 
-    toll = storm.run(kills=0, each_point=1, patience_seconds=PATIENCE_SECONDS, on_kill=nothing)
+    toll = storm.run(each_point=1, patience_seconds=PATIENCE_SECONDS)
 
     assert [str(one) for one in toll.violations] == []
     assert toll.problems == []
     assert toll.gave_up <= toll.all_kills // 20
     assert {point for point in POINTS if not toll.kills[point]} == set(), "failpoints at which nothing ever died"
     assert toll.transitions > 0
-
-
-def nothing(_toll: Toll) -> None:
-    pass

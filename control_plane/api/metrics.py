@@ -35,12 +35,19 @@ def read_metrics(request: Request, sessions: Sessions, live_since: LiveSince) ->
 def _add_webhooks(shared: CollectorRegistry, session: Session, names: Sequence[str]) -> None:
     pending = Gauge("surefoot_webhooks_pending", "Events not yet told", ["subscriber"], registry=shared)
     oldest = Gauge("surefoot_webhook_oldest_seconds", "Age of the oldest of them", ["subscriber"], registry=shared)
+    attempts = Gauge(
+        "surefoot_webhook_pending_attempts",
+        "Attempts so far at events not yet told, whichever process made them",
+        ["subscriber"],
+        registry=shared,
+    )
     dead = Gauge("surefoot_webhooks_dead", "Events given up", ["subscriber"], registry=shared)
     for queue in deliveries.queues(session):
         if queue.subscriber in names:
             age = timedelta(0) if queue.oldest_at is None else system_clock() - queue.oldest_at
             pending.labels(queue.subscriber).set(queue.pending)
             oldest.labels(queue.subscriber).set(max(0.0, age.total_seconds()))
+            attempts.labels(queue.subscriber).set(queue.attempts)
             dead.labels(queue.subscriber).set(queue.dead)
 
 

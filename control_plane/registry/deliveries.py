@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from control_plane.domain.errors import UnknownName
-from control_plane.registry import outbox
+from control_plane.registry import notifications, outbox
 from control_plane.registry.outbox import Entry
 from control_plane.registry.tables import LeaseRow, OutboxRow, WebhookDeliveryRow, WebhookSubscriberRow
 
@@ -50,6 +50,7 @@ class Queue:
     subscriber: str
     pending: int
     oldest_at: datetime | None
+    attempts: int  # made so far at what is pending
     dead: int
     last_error: str  # of the oldest pending event
 
@@ -112,6 +113,12 @@ def due(
     return [Due(entry=outbox.entry_of(row), attempts=delivery.attempts) for delivery, row in session.execute(query)]
 
 
+def has_open(session: Session, subscriber: str) -> bool:
+    """Whether anything is still to be told, now or at a later attempt."""
+    is_open = select(WebhookDeliveryRow.outbox_id).where(WebhookDeliveryRow.subscriber == subscriber, IS_OPEN)
+    return session.scalar(is_open.limit(1)) is not None
+
+
 def note_delivered(session: Session, subscriber: str, outbox_id: int, *, now: datetime) -> None:
     _record(session, subscriber, outbox_id, delivered_at=now, last_error="")
 
@@ -149,6 +156,7 @@ def replay(session: Session, subscriber: str, outbox_id: int | None = None) -> i
     )
     if outbox_id is not None and result.rowcount == 0:
         raise UnknownName("dead event", str(outbox_id))
+    notifications.notify(session)
     return result.rowcount
 
 
@@ -258,8 +266,12 @@ def _dead(delivery: WebhookDeliveryRow, row: OutboxRow) -> Dead:
 
 def _queue(session: Session, name: str) -> Queue:
     mine = WebhookDeliveryRow.subscriber == name
-    pending, oldest_id = session.execute(
-        select(func.count(), func.min(WebhookDeliveryRow.outbox_id)).where(mine, IS_OPEN)
+    pending, oldest_id, attempts = session.execute(
+        select(
+            func.count(),
+            func.min(WebhookDeliveryRow.outbox_id),
+            func.coalesce(func.sum(WebhookDeliveryRow.attempts), 0),
+        ).where(mine, IS_OPEN)
     ).one()
     dead = session.scalar(select(func.count()).select_from(WebhookDeliveryRow).where(mine, IS_DEAD))
     oldest = None if oldest_id is None else session.get(OutboxRow, oldest_id)
@@ -268,6 +280,7 @@ def _queue(session: Session, name: str) -> Queue:
         subscriber=name,
         pending=pending,
         oldest_at=None if oldest is None else _happened_at(oldest.event),
+        attempts=attempts,
         dead=dead or 0,
         last_error="" if delivery is None else delivery.last_error,
     )

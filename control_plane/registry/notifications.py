@@ -1,4 +1,4 @@
-"""A word between replicas that splits have changed; PostgreSQL alone carries it, and only once it is committed.
+"""A word between replicas that there is news; PostgreSQL alone carries it, and only once it is committed.
 
 It may be lost, so whoever listens also looks by itself.
 """
@@ -17,6 +17,7 @@ from control_plane.registry.session import Sessions
 log = logging.getLogger(__name__)
 
 NOTIFY = text("NOTIFY surefoot_splits")
+TOLD = "notified"  # in a session's info: the transaction that will notify
 LISTEN = "LISTEN surefoot_splits"
 STILL_THERE = "SELECT 1"
 LISTEN_SECONDS = 0.5  # between looks whether to stop
@@ -25,9 +26,14 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.1, 5.0
 
 
 def notify(session: Session) -> None:
-    """Wake every listener when, and only if, this transaction commits. Many of one transaction are one."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(NOTIFY)
+    """Wake every listener when, and only if, this transaction commits. Many of one transaction are one.
+
+    Not to be called within a savepoint: one that is rolled back would take the word with it.
+    """
+    if session.get_bind().dialect.name != "postgresql" or session.info.get(TOLD) is session.get_transaction():
+        return
+    session.execute(NOTIFY)
+    session.info[TOLD] = session.get_transaction()
 
 
 class Listener:
@@ -68,7 +74,7 @@ class Listener:
                         break
                     wait = FIRST_WAIT_SECONDS
             except Exception as error:  # whatever it is: the splits are looked at without it meanwhile
-                log.warning("no notifications of splits, polling instead: %s", str(error).partition("\n")[0])
+                log.warning("no notifications of changes, polling instead: %s", str(error).partition("\n")[0])
             self._is_listening.clear()
             self._stop.wait(wait)
             wait = min(LONGEST_WAIT_SECONDS, wait * 2)

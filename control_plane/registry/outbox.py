@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from control_plane.registry import notifications
 from control_plane.registry.tables import OutboxRow, canonical_json
 
 # Transactions that may still be running, as PostgreSQL numbers them: from `oldest` on, and below `next`.
@@ -49,6 +50,7 @@ def append(
     """
     event = cloud_event(event_id=event_id, kind=kind, subject=subject, at=at, data=data)
     session.add(OutboxRow(event=event, ordering_key=ordering_key or subject))
+    notifications.notify(session)
 
 
 def cloud_event(*, event_id: str, kind: str, subject: str, at: datetime, data: dict[str, object]) -> str:

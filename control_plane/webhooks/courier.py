@@ -10,6 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
+import httpx
+
+from control_plane.registry.notifications import Listener
 from control_plane.registry.session import Sessions, make_engine
 from control_plane.settings import Settings
 from control_plane.webhooks.backoff import Backoff
@@ -40,6 +43,8 @@ class Courier:
         self._subscribers = tuple(subscribers)
         self._rules = rules
         self._on_attempt = on_attempt
+        self._listener = Listener(sessions, self._wake_routes)
+        self._routes: list[Route] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._is_running = threading.Event()
@@ -50,11 +55,15 @@ class Courier:
         if self._subscribers:
             self._thread.start()
             self._is_running.wait()
+            if self._loop is not None:
+                self._listener.start()
 
     def stop(self) -> None:
         if self._loop is not None and self._thread.is_alive():
             with suppress(RuntimeError):  # it ended by itself in this very moment
                 self._loop.call_soon_threadsafe(self._stopping.set)
+        self._listener.stop()
+        if self._thread.is_alive():
             self._thread.join(JOIN_SECONDS)
         self._sessions.engine.dispose()
 
@@ -66,22 +75,37 @@ class Courier:
         finally:
             self._is_running.set()  # or never will be: whoever starts it must not wait for ever
 
+    def _wake_routes(self) -> None:
+        """From the listener's thread."""
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            for route in self._routes:
+                self._loop.call_soon_threadsafe(route.wake)
+
     async def _send_all(self) -> None:
         desk = Desk(self._sessions)
         async with make_client() as client:
-            routes = [
-                Route(subscriber, desk, client, self._rules, holder=self.holder, on_attempt=self._on_attempt)
-                for subscriber in self._subscribers
-            ]
-            tasks = [asyncio.create_task(route.run()) for route in routes]
+            self._routes = [self._route(subscriber, desk, client) for subscriber in self._subscribers]
+            tasks = [asyncio.create_task(route.run()) for route in self._routes]
             self._loop = asyncio.get_running_loop()
             self._is_running.set()
             await self._stopping.wait()
-            for route in routes:
+            for route in self._routes:
                 route.ask_to_stop()
             await asyncio.gather(*tasks)
-            await asyncio.gather(*(route.end(GRACE_SECONDS) for route in routes))
+            await asyncio.gather(*(route.end(GRACE_SECONDS) for route in self._routes))
         desk.close()
+
+    def _route(self, subscriber: Subscriber, desk: Desk, client: httpx.AsyncClient) -> Route:
+        return Route(
+            subscriber,
+            desk,
+            client,
+            self._rules,
+            holder=self.holder,
+            on_attempt=self._on_attempt,
+            is_told=lambda: self._listener.is_listening,
+        )
 
 
 def make_courier(

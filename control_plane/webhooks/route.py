@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 UNDER_WAY = 8  # requests to one subscriber at a time
 BATCH = 500  # outbox entries read in one turn
 POLL_SECONDS = 0.5  # an idle subscriber hears of a change after this long at most
+LISTENING_SECONDS = 5.0  # the same where the database tells of changes: for a word that was lost
 RETRY_SECONDS = 1.0  # after which an outcome that the registry did not take is brought to it again
 
 
@@ -42,6 +43,7 @@ class Rules:
     lease_seconds: float = 15.0
     timeout_seconds: float = 10.0
     poll_seconds: float = POLL_SECONDS
+    listening_seconds: float = LISTENING_SECONDS
     prune_seconds: float = 600.0
     retention: timedelta = timedelta(days=14)  # of what was delivered; of what was given up, ten times as long
     backoff: Backoff = field(default_factory=Backoff)
@@ -67,7 +69,9 @@ class Route:
         *,
         holder: str,
         on_attempt: Callable[[str, Ending], None],
+        is_told: Callable[[], bool],
     ) -> None:
+        """`is_told`: whether somebody calls `wake` at each change."""
         self._subscriber = subscriber
         self._name = subscriber.name
         self._lease = deliveries.lease_of(subscriber.name)
@@ -76,6 +80,8 @@ class Route:
         self._rules = rules
         self._holder = holder
         self._on_attempt = on_attempt
+        self._is_told = is_told
+        self._has_open = False
         self._turn: Turn | None = None
         self._asked_at = -rules.lease_seconds
         self._position = Position(read_to=0)
@@ -87,19 +93,23 @@ class Route:
     async def run(self) -> None:
         """Until `ask_to_stop`. Never raises: the next turn tries again."""
         while not self._is_stopping:
+            seconds = self._rules.poll_seconds
             try:
                 is_more_to_do = await self._take_turn()
+                seconds = 0.0 if is_more_to_do else self._rest_seconds()
             except Deposed as error:
                 logger.warning("%s: %s", self._lease, error)
-                self._turn, is_more_to_do = None, False
+                self._turn = None
             except RegistryUnavailable as error:
                 logger.warning("webhooks of %s wait: %s", self._name, error)
-                is_more_to_do = False
             except Exception:
                 logger.exception("webhooks of %s: the turn failed; trying again", self._name)
-                is_more_to_do = False
-            if not is_more_to_do:
-                await self._rest()
+            if seconds:
+                await self._rest(seconds)
+
+    def wake(self) -> None:
+        """There may be news."""
+        self._wake.set()
 
     def ask_to_stop(self) -> None:
         self._is_stopping = True
@@ -131,9 +141,15 @@ class Route:
         await self._set_out()
         return await self._prune() or is_more
 
-    async def _rest(self) -> None:
+    def _rest_seconds(self) -> float:
+        """Long where nothing waits for its time: neither an attempt, nor a commit that may come late."""
+        if not self._is_told() or self._has_open or self._position.holes:
+            return self._rules.poll_seconds
+        return min(self._rules.listening_seconds, self._rules.lease_seconds / 3)
+
+    async def _rest(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(self._rules.poll_seconds):
+            async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -183,11 +199,14 @@ class Route:
         if free <= 0 or self._is_stopping or not self._has_lease():
             return
         keys = list(self._under_way)
-        found = await self._desk.read(
-            lambda session: deliveries.due(session, self._name, now=self._rules.clock(), limit=free, without_keys=keys)
-        )
+        found, self._has_open = await self._desk.read(lambda session: self._due(session, free, keys))
         for due in found:
             self._under_way[due.entry.ordering_key] = asyncio.create_task(self._deliver(due))
+
+    def _due(self, session: Session, limit: int, without_keys: list[str]) -> tuple[list[Due], bool]:
+        now = self._rules.clock()
+        found = deliveries.due(session, self._name, now=now, limit=limit, without_keys=without_keys)
+        return found, bool(found) or deliveries.has_open(session, self._name)
 
     async def _deliver(self, due: Due) -> None:
         try:

@@ -9,9 +9,10 @@ from sqlalchemy import text
 from standardwebhooks import Webhook
 
 from control_plane.domain.rollout import Command, Phase
-from control_plane.registry import deliveries, outbox, rollouts
-from control_plane.registry.session import Sessions
+from control_plane.registry import deliveries, freezes, outbox, rollouts
+from control_plane.registry.session import Sessions, make_engine
 from tests.builders import NOON
+from tests.postgres import PostgresCluster
 from tests.registry import scene as registry_scene
 from tests.webhooks.receiver import Answer, Received, Receiver, wait_until
 from tests.webhooks.scene import (
@@ -46,6 +47,50 @@ def test_a_change_reaches_its_subscriber_signed(sessions: Sessions, receiver: Re
     assert (event["data"]["by"], event["data"]["reason"]) == ("bob", "CTR fell")
     assert event["id"] == received.id
     assert received.headers["content-type"] == "application/cloudevents+json; charset=utf-8"
+
+
+@pytest.mark.postgres
+def test_where_the_database_tells_of_changes_nobody_waits_for_the_next_look(
+    postgres: PostgresCluster, receiver: Receiver
+) -> None:
+    engine = make_engine(postgres.registry())
+    sessions = Sessions(engine)
+    known(sessions, "oncall")
+    answers = iter([Answer(status=410)])
+    receiver.answers = lambda received: next(answers, Answer())
+
+    with a_courier(
+        sessions, [a_subscriber(receiver.url)], poll_seconds=300.0, listening_seconds=300.0, lease_seconds=900.0
+    ):
+        told(sessions, "home_feed/1")
+        receiver.wait_for(1)
+        wait_until(lambda: queue(sessions).dead == 1, "the event to be given up")
+        with sessions.writing() as session:
+            freezes.declare(session, None, by="ann", reason="a fire", now=NOON)
+        receiver.wait_for(2)
+        with sessions.writing() as session:
+            deliveries.replay(session, "oncall")
+        receiver.wait_for(3)
+
+    assert receiver.ids == ["home_feed/1", "freeze/1/declared", "home_feed/1"]
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_failed_event_comes_again_in_time_though_no_word_comes_of_it(
+    postgres: PostgresCluster, receiver: Receiver
+) -> None:
+    engine = make_engine(postgres.registry())
+    sessions = Sessions(engine)
+    known(sessions, "oncall")
+    answers = iter([FAILS])
+    receiver.answers = lambda received: next(answers, Answer())
+
+    with a_courier(sessions, [a_subscriber(receiver.url)], listening_seconds=300.0, lease_seconds=900.0):
+        told(sessions, "home_feed/1")
+        receiver.wait_for(2)
+
+    engine.dispose()
 
 
 def test_while_a_secret_changes_receivers_with_either_one_accept(sessions: Sessions, receiver: Receiver) -> None:

@@ -96,9 +96,8 @@ class UnknownName(ControlPlaneError):
         self.kind = kind
         self.name = name
         self.known = tuple(known)
-        listed = LISTED.get(kind.partition(" of ")[0], "")
-        hints = [f"known: {', '.join(known)}" if known else "", listed]
-        super().__init__("; ".join(filter(None, [f"no {kind} {name!r}", *hints])))
+        hint = f"known: {', '.join(known)}" if known else LISTED.get(kind.partition(" of ")[0], "")
+        super().__init__("; ".join(filter(None, [f"no {kind} {name!r}", hint])))
 
 
 class AlreadyExists(ControlPlaneError):

@@ -216,7 +216,6 @@ def test_an_unknown_rollout_is_a_plain_sentence(surefoot: Run) -> None:
         (["release", "status", "99"], ["release", "status"]),
         (["unfreeze", "99", "--reason", "x"], ["freeze", "list", "--all"]),
         (["rollout", "start", "PLAN", "--surface", "home_feed", "--candidate", "f" * 16], ["version", "list"]),
-        (["surface", "rollback", "nowhere"], ["surface", "list"]),
         (["webhooks", "test", "nobody"], ["webhooks", "list"]),
         (["quarantine", "release", f"sha256:{'0' * 64}", "--reason", "x"], ["quarantine", "list"]),
     ],
@@ -227,7 +226,7 @@ def test_what_is_unknown_names_the_command_that_lists_what_is_known(
     refused = surefoot(*(plan if argument == "PLAN" else argument for argument in arguments))
 
     assert refused.exit_code == 1
-    assert f"`surefoot {' '.join(listed)}`" in refused.stderr or f"`surefoot {' '.join(listed)}" in refused.stderr
+    assert f"`surefoot {' '.join(listed)}`" in refused.stderr
     assert surefoot(*listed).exit_code == 0
 
 

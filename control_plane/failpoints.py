@@ -82,7 +82,7 @@ def _read(entry: str, on_acting: Callable[[str], object]) -> tuple[str, Callable
 class _Countdown:
     """The action from the nth call on, or at the nth alone."""
 
-    def __init__(self, nth: int, on_acting: Callable[[], None], action: Callable[[], None], *, is_once: bool) -> None:
+    def __init__(self, nth: int, on_acting: Callable[[], object], action: Callable[[], None], *, is_once: bool) -> None:
         self._left = nth
         self._on_acting = on_acting
         self._action = action

@@ -35,7 +35,8 @@ def a_plan_mapping(kind: Kind = Kind.PLAIN) -> dict[str, Any]:
 
 
 def _steps(kind: Kind) -> list[dict[str, Any]]:
-    first, second, last = (dict(step) for step in STEPS)
+    steps: list[dict[str, Any]] = [dict(step) for step in STEPS]
+    first, second = steps[:2]
     match kind:
         case Kind.PLAIN:
             pass
@@ -45,4 +46,4 @@ def _steps(kind: Kind) -> list[dict[str, Any]]:
             first |= {"monitored": False, "approvals": 1}
         case Kind.ADAPTIVE:
             second["share"] = "60%"
-    return [first, second, last]
+    return steps

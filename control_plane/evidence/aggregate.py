@@ -147,7 +147,7 @@ class MomentsReader:
         if not queries:
             return []
         if self._sql is None:
-            self._sql = PartitionQuery(self._log.root / "scratch", keeps_rows=True)
+            self._sql = PartitionQuery(self._log.root / "scratch")
         snapshot = self._log.snapshot()
         runs = [_summed(self._log, query, snapshot) for query in queries]
         found = run_in_step(self._sql, runs, on_progress=self._on_progress)

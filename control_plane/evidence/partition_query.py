@@ -274,12 +274,9 @@ class Asked:
 
 
 class PartitionQuery:
-    """One DuckDB connection, for one thread, that sums parts of the log: many of the same files at the cost of one.
+    """One DuckDB connection, for one thread, that sums parts of the log: many of the same files at the cost of one."""
 
-    With `keeps_rows` it keeps the events of the files it read last, for whoever asks for other parts of them.
-    """
-
-    def __init__(self, scratch: Path, *, keeps_rows: bool = False) -> None:
+    def __init__(self, scratch: Path) -> None:
         config: dict[str, str | bool | int | float | list[str]] = {
             "threads": THREADS,
             "memory_limit": MEMORY_LIMIT,
@@ -287,8 +284,7 @@ class PartitionQuery:
         }
         self._connection = duckdb.connect(":memory:", config=config)
         self._connection.execute(SETTINGS + MACROS)
-        self._keeps_rows = keeps_rows
-        self._kept: dict[EventKind, tuple[Sequence[str], str]] = {}
+        self._known_once: dict[EventKind, tuple[Sequence[str], str]] = {}
 
     def close(self) -> None:
         self._connection.close()
@@ -323,7 +319,7 @@ class PartitionQuery:
         self._connection.unregister("asked_rows")
 
     def _sums(self, alike: Sequence[Asked]) -> list[Sums]:
-        once = {kind: self._rows(kind, alike[0].files.get(kind, ())) for kind in EventKind}
+        once = {kind: self._once(kind, alike[0].files.get(kind, ())) for kind in EventKind}
         self._connection.execute(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM, home_arm=HOME_ARM))
         self._connection.execute(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
         self._connection.execute(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
@@ -338,7 +334,7 @@ class PartitionQuery:
 
     def _sums_before(self, alike: Sequence[Asked]) -> list[Sums]:
         kinds = (EventKind.EXPOSURE, EventKind.ENGAGEMENT)
-        once = {kind: self._rows(kind, alike[0].files.get(kind, ())) for kind in kinds}
+        once = {kind: self._once(kind, alike[0].files.get(kind, ())) for kind in kinds}
         self._connection.execute(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ANY_ARM, home_arm=HOME_ARM))
         self._connection.execute(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
         self._connection.register("banded", self._banded(alike))
@@ -357,21 +353,16 @@ class PartitionQuery:
             band_N[is_own_N] = asked.bands.band_of(user_N[is_own_N])
         return pa.table({"place": place_N, "user_key": user_N, "band": band_N})
 
-    def _rows(self, kind: EventKind, files: Sequence[str]) -> str:
-        """The same as `_once`, read from what was kept or kept for the next one."""
-        if not self._keeps_rows:
-            return self._once(kind, files)
-        known, relation = self._kept.get(kind, (None, ""))
+    def _once(self, kind: EventKind, files: Sequence[str]) -> str:
+        """A relation in which each event of these files is there once; those of the last files are known still."""
+        known, relation = self._known_once.get(kind, (None, ""))
         if known != files:
-            table = f"kept_{kind.value}"
-            once = self._once(kind, files)
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {once}")
-            relation = f"SELECT * FROM {table}"
-            self._kept[kind] = list(files), relation
+            self._known_once.pop(kind, None)
+            relation = self._found_once(kind, files)
+            self._known_once[kind] = list(files), relation
         return relation
 
-    def _once(self, kind: EventKind, files: Sequence[str]) -> str:
-        """A relation in which each event of these files is there once."""
+    def _found_once(self, kind: EventKind, files: Sequence[str]) -> str:
         if not files:
             columns = [f"CAST(NULL AS {_sql_type(str(field.type))}) AS {field.name}" for field in SCHEMA_OF[kind]]
             return f"SELECT {', '.join(columns)}, 0 AS bucket, 0 AS day WHERE false"

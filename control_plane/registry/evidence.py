@@ -13,9 +13,10 @@ from control_plane.domain.errors import InputsPruned, UnknownName
 from control_plane.domain.model_version import digest_of
 from control_plane.domain.rollout import RolloutId
 from control_plane.domain.verdict import Verdict
-from control_plane.registry import changes, leases, rollout_rows
+from control_plane.registry import changes, leases, rollout_rows, surfaces
 from control_plane.registry.history import CODE_VERSION
-from control_plane.registry.tables import SurfaceRow, VerdictInputsRow, VerdictRow
+from control_plane.registry.surfaces import SurfaceState
+from control_plane.registry.tables import RolloutRow, SurfaceRow, VerdictInputsRow, VerdictRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ def record_verdict(
     """
     if epoch is not None:
         leases.check(session, leases.SCHEDULER, epoch)
-    state = changes.lock_one(session, rollout_rows.surface_of(session, rollout_id))
+    state = _lock_surface_of(session, rollout_id)
     changes.check_seen(state, seen_generation)
     rollout_rows.set_next_check(session, rollout_id, next_check_at)
     verdict_id = _store(session, rollout_id, verdict, _store_inputs(session, inputs), now)
@@ -99,6 +100,20 @@ def list_verdicts(session: Session, rollout_id: RolloutId, limit: int = 100) -> 
         .limit(limit)
     )
     return [_stored(row) for row in rows]
+
+
+def _lock_surface_of(session: Session, rollout_id: RolloutId) -> SurfaceState:
+    """As `changes.lock_one` does, in one statement."""
+    row = session.scalar(
+        select(SurfaceRow)
+        .join(RolloutRow, RolloutRow.surface == SurfaceRow.surface)
+        .where(RolloutRow.rollout_id == rollout_id)
+        .with_for_update(of=SurfaceRow)
+        .execution_options(populate_existing=True)
+    )
+    if row is None:
+        raise UnknownName("rollout", str(rollout_id))
+    return surfaces.state_of(row)
 
 
 def _store_inputs(session: Session, content: bytes) -> str:

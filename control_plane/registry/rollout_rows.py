@@ -24,13 +24,6 @@ def row_of(session: Session, rollout_id: RolloutId) -> RolloutRow:
     return row
 
 
-def surface_of(session: Session, rollout_id: RolloutId) -> Surface:
-    surface = session.scalar(select(RolloutRow.surface).where(RolloutRow.rollout_id == rollout_id))
-    if surface is None:
-        raise UnknownName("rollout", str(rollout_id))
-    return Surface(surface)
-
-
 def insert(
     session: Session,
     surface: Surface,

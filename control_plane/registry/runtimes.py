@@ -1,7 +1,7 @@
 """What the runtimes say of themselves: which generation they serve, what they have loaded, what they counted."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any
@@ -241,7 +241,10 @@ def _difference(bins: Sequence[int], start: Sequence[int]) -> list[int]:
 
 
 def _stored(counts: ServingCounts) -> dict[str, Any]:
-    return {**asdict(counts), BINS: list(counts.latency_bins)}
+    return {
+        **{name: getattr(counts, name) for name in ServingCounts.__dataclass_fields__},
+        BINS: list(counts.latency_bins),
+    }
 
 
 def _runtime(row: RuntimeRow) -> Runtime:

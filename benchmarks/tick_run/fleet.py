@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from sqlalchemy import insert, select, text, update
 from sqlalchemy.orm import Session
 
-from control_plane.domain.events import EventKind
+from benchmarks.tick_run.traffic import Traffic
 from control_plane.domain.manifest import Manifest
 from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
 from control_plane.domain.moments import ServingCounts
@@ -19,6 +17,7 @@ from control_plane.domain.rollout import Command, Phase
 from control_plane.evidence.event_log import EventLog
 from control_plane.registry import arrivals, model_versions, rollouts, runtimes, stables, surfaces
 from control_plane.registry.session import Sessions
+from control_plane.registry.surfaces import SurfaceState
 from control_plane.registry.tables import ModelVersionRow, RolloutRow, SplitRow, SurfaceRow
 
 VIEW_TYPES = (ViewType("grid"), ViewType("closeup"))
@@ -26,12 +25,10 @@ BY, WHY = "benchmark", "a measurement"
 TEMPLATE = Surface("surface_0000")
 SHARE_BP = 5_000
 USERS = 50  # that see each surface, one impression each
-CLICK_RATE = 0.2
 SURFACES_A_RUNTIME = 150
-SEED = 20_260_303
 
 
-def make_fleet(sessions: Sessions, log: EventLog, *, count: int, check_seconds: float) -> list[Surface]:
+def make_fleet(sessions: Sessions, log: EventLog, *, count: int, check_seconds: float) -> Traffic:
     """`count` surfaces with a rollout each at its first step, served by runtimes, with traffic of the last hour.
 
     Their next checks are spread evenly over the first `check_seconds` from now.
@@ -45,9 +42,10 @@ def make_fleet(sessions: Sessions, log: EventLog, *, count: int, check_seconds: 
         states = [surfaces.get(session, name) for name in (names[0], names[-1])]
     assert {state.candidate_bp for state in states} == {SHARE_BP}
     beat(sessions, names)
-    _serve(log, sessions, names, started, now)
-    _spread_checks(sessions, count, check_seconds)
-    return names
+    traffic = Traffic(_states(sessions, names), VIEW_TYPES)
+    traffic.serve(log, count * USERS, started, now)
+    spread_checks(sessions, count, seconds=check_seconds)
+    return traffic
 
 
 def beat(sessions: Sessions, names: Sequence[Surface]) -> None:
@@ -125,23 +123,31 @@ def _copy(session: Session, names: Sequence[Surface], *, now: datetime) -> None:
                 },
             )
         )
-    session.execute(insert(SurfaceRow), [row[0] for row in rows])
-    session.execute(insert(ModelVersionRow), versions)
-    session.execute(insert(SplitRow), [one for row in rows for one in row[1]])
-    session.execute(insert(RolloutRow), [row[2] for row in rows])
+    connection = session.connection()  # many rows a statement, where the mapper would send one after another
+    connection.execute(insert(SurfaceRow), [row[0] for row in rows])
+    connection.execute(insert(ModelVersionRow), versions)
+    connection.execute(insert(SplitRow), [one for row in rows for one in row[1]])
+    connection.execute(insert(RolloutRow), [row[2] for row in rows])
     session.execute(
         text("SELECT setval(pg_get_serial_sequence('rollout', 'rollout_id'), :top)"), {"top": len(names) + 1}
     )
 
 
-def _spread_checks(sessions: Sessions, count: int, check_seconds: float) -> None:
+def spread_checks(sessions: Sessions, count: int, *, seconds: float) -> None:
+    """Let the first `count` rollouts fall due one after another over so long from now."""
     now = datetime.now(UTC)
     due = [
-        {"rollout_id": number + 1, "next_check_at": now + timedelta(seconds=check_seconds * number / count)}
+        {"rollout_id": number + 1, "next_check_at": now + timedelta(seconds=seconds * number / count)}
         for number in range(count)
     ]
     with sessions.writing() as session:
         session.execute(update(RolloutRow), due)
+
+
+def _states(sessions: Sessions, names: Sequence[Surface]) -> list[SurfaceState]:
+    with sessions.reading() as session:
+        states = {state.surface: state for state in surfaces.list_surfaces(session)}
+    return [states[name] for name in names]
 
 
 def _mapping(session: Session, table: Any, condition: Any) -> list[dict[str, Any]]:
@@ -188,43 +194,3 @@ def _manifest(surface: Surface, name: str) -> Manifest:
 def _register(session: Session, manifest: Manifest, now: datetime) -> VersionId:
     uri = f"/artifacts/{manifest.training_run}"
     return model_versions.register(session, manifest, artifact_uri=uri, by=BY, now=now).version_id
-
-
-def _serve(log: EventLog, sessions: Sessions, names: Sequence[Surface], start: datetime, end: datetime) -> None:
-    """One batch of all surfaces' events, as collectors would append it."""
-    with sessions.reading() as session:
-        states = {state.surface: state for state in surfaces.list_surfaces(session)}
-    draw = np.random.default_rng(SEED)
-    rows = len(names) * USERS
-    arm_N = draw.integers(0, 2, rows)
-    versions = np.array([[states[name].stable, states[name].candidate] for name in names])
-    place_N = np.repeat(np.arange(len(names)), USERS)
-    served_N = draw.integers(_ms(start) + 1, _ms(end), rows)
-    common = {
-        "impression_id": draw.integers(0, 2**63, rows, dtype=np.uint64),
-        "user_key": draw.integers(0, 2**63, rows, dtype=np.uint64),
-        "served_at_ms": served_N,
-        "surface": np.array(names)[place_N],
-    }
-    exposures = pa.table(
-        {
-            **common,
-            "view_type": np.array(VIEW_TYPES)[draw.integers(0, len(VIEW_TYPES), rows)],
-            "generation": np.full(rows, states[names[0]].generation),
-            "arm": np.array(["stable", "candidate"])[arm_N],
-            "version_id": versions[place_N, arm_N],
-            "score": draw.beta(2, 8, rows),
-        }
-    )
-    clicked = pa.table(common).filter(pa.array(draw.random(rows) < CLICK_RATE))
-    engagements = (
-        clicked.append_column("event_id", clicked["impression_id"])
-        .append_column("label", pa.array(["click"] * len(clicked)))
-        .append_column("occurred_at_ms", pa.array(clicked["served_at_ms"].to_numpy() + 30_000))
-        .append_column("value", pa.array(np.ones(len(clicked))))
-    )
-    log.append({EventKind.EXPOSURE: exposures, EventKind.ENGAGEMENT: engagements})
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000)

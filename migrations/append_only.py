@@ -1,6 +1,6 @@
 """What the database itself refuses: to alter or take out what was written down. Used by revision 0002.
 
-The history, the verdicts and the digests of their inputs stay for ever. The contents of inputs may be emptied, in a
+The histories, the verdicts and the digests of their inputs stay for ever. The contents of inputs may be emptied, in a
 transaction that holds an open retention pass, and filled again.
 """
 
@@ -13,6 +13,8 @@ UPDATES_INPUTS = f"NOT (NEW.digest = OLD.digest AND ({OPEN_PASS} OR ({REFILLS}))
 RULES = {  # trigger: table, event, when it refuses
     "history_keeps_its_rows": ("history", "DELETE", ""),
     "history_is_not_rewritten": ("history", "UPDATE", ""),
+    "version_history_keeps_its_rows": ("version_history", "DELETE", ""),
+    "version_history_is_not_rewritten": ("version_history", "UPDATE", ""),
     "verdict_keeps_its_rows": ("verdict", "DELETE", ""),
     "verdict_is_not_rewritten": ("verdict", "UPDATE", ""),
     "verdict_inputs_keep_their_rows": ("verdict_inputs", "DELETE", ""),

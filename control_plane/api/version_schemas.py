@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from control_plane.api import patterns
 from control_plane.api.schemas import In
@@ -54,6 +54,27 @@ class VersionOut(BaseModel):
             is_aborted=record.is_aborted,
             quarantined_parts=list(record.quarantined_parts),
         )
+
+
+class VersionEntryOut(BaseModel):
+    """One entry of a version's own history: how it was registered, and where it was read from since."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    version_id: str
+    seq: int
+    at: datetime
+    by: str
+    command: str
+    artifact_uri: str
+    manifest_digest: str
+    code_version: str
+    previous_hash: str
+    hash: str
+
+
+class VersionHistoryOut(BaseModel):
+    history: list[VersionEntryOut]
 
 
 class VersionsOut(BaseModel):

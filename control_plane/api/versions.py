@@ -9,9 +9,9 @@ from control_plane.api.deps import Now, Operator, Sessions
 from control_plane.api.errors import documented, documented_write
 from control_plane.api.idempotency import Once, answer
 from control_plane.api.schemas import Name, VersionName
-from control_plane.api.version_schemas import VersionIn, VersionOut, VersionsOut
+from control_plane.api.version_schemas import VersionEntryOut, VersionHistoryOut, VersionIn, VersionOut, VersionsOut
 from control_plane.domain.model_version import Surface, VersionId
-from control_plane.registry import artifacts, model_versions
+from control_plane.registry import artifacts, model_versions, version_history
 from control_plane.registry.idempotency import Answer
 
 router = APIRouter(prefix="/v1/versions", tags=["versions"])
@@ -51,3 +51,12 @@ def register(body: VersionIn, once: Once, operator: Operator, now: Now) -> Respo
 def read_version(version_id: VersionName, sessions: Sessions) -> VersionOut:
     with sessions.reading() as session:
         return VersionOut.of(model_versions.get(session, VersionId(version_id)))
+
+
+@router.get("/{version_id}/history", summary="Read a version's history", responses=documented(404))
+def read_history(version_id: VersionName, sessions: Sessions) -> VersionHistoryOut:
+    """Who registered it, and who moved it since: a chain of hashes of its own, the first entry first."""
+    with sessions.reading() as session:
+        known = model_versions.get(session, VersionId(version_id)).version_id
+        found = version_history.list_entries(session, known)
+        return VersionHistoryOut(history=[VersionEntryOut.model_validate(entry) for entry in found])

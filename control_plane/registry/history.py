@@ -10,7 +10,7 @@ from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 
 from control_plane.domain.model_version import Surface
-from control_plane.registry import chain, surfaces
+from control_plane.registry import chain, surfaces, version_history
 from control_plane.registry.chain import GENESIS, SPLIT_FIELDS, Chain, Evidence, Link
 from control_plane.registry.chain import Entry as Entry
 from control_plane.registry.code_version import CODE_VERSION as CODE_VERSION
@@ -95,15 +95,16 @@ def links(session: Session, surface: Surface) -> Iterator[Link]:
 
 
 def verify(session: Session, on_progress: Callable[[int], None] = lambda rows: None) -> list[str]:
-    """Walk every chain against its surface, its splits and its verdicts; return what does not fit, in words.
+    """Walk every chain against its surface, its splits and its verdicts, and those of versions; return what is wrong.
 
     Memory does not grow with the history. `on_progress` is told how many more changes were walked.
     """
-    return [
+    found = [
         f"{state.surface}: {problem}"
         for state in surfaces.list_surfaces(session)
         for problem in _problems(session, state, on_progress)
     ]
+    return [*found, *version_history.problems(session)]
 
 
 def state_json(state: SurfaceState | None, rollout: dict[str, object] | None = None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Select, and_, bindparam, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import AlreadyExists, InvalidManifest, Quarantined, TakenBack, UnknownName
 from control_plane.domain.manifest import Manifest, check_calibrator
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId
-from control_plane.registry import surfaces
+from control_plane.registry import surfaces, version_history
 from control_plane.registry.tables import ModelVersionRow, QuarantineRow, SurfaceRow
 
 PART_COLUMNS = {
@@ -66,10 +67,9 @@ def register(session: Session, manifest: Manifest, *, artifact_uri: str, by: str
     found = _found(session, manifest)
     _check_fits(manifest, found)
     if found.is_known:
-        known = _row(session, manifest.version.version_id)
+        known = _row(session, manifest.version.version_id, is_to_change=True)
         _take_over(known, manifest)
-        known.artifact_uri = artifact_uri
-        session.flush()
+        _move(session, known, artifact_uri, by=by, now=now)
         return _record(known, found.quarantined)
     record = VersionRecord(
         version_id=manifest.version.version_id,
@@ -80,10 +80,14 @@ def register(session: Session, manifest: Manifest, *, artifact_uri: str, by: str
         is_aborted=False,
         quarantined_parts=_quarantined_parts(manifest, found.quarantined),
     )
+    columns = _columns(record)
     try:
-        session.execute(NEW_ROW, _columns(record))
+        session.execute(NEW_ROW, columns)
     except IntegrityError as error:  # PostgreSQL: registered by someone else in this very moment
         raise AlreadyExists("version", manifest.version.version_id) from error
+    version_history.begin(
+        session, record.version_id, manifest=columns["manifest"], artifact_uri=artifact_uri, by=by, now=now
+    )
     return record
 
 
@@ -232,7 +236,17 @@ def _take_over(known: ModelVersionRow, manifest: Manifest) -> None:
         known.manifest = manifest.to_json()
 
 
-def _columns(record: VersionRecord) -> dict[str, object]:
+def _move(session: Session, known: ModelVersionRow, artifact_uri: str, *, by: str, now: datetime) -> None:
+    known.artifact_uri = artifact_uri
+    if not session.is_modified(known):
+        return
+    session.flush()
+    version_history.go_on(
+        session, VersionId(known.version_id), manifest=known.manifest, artifact_uri=artifact_uri, by=by, now=now
+    )
+
+
+def _columns(record: VersionRecord) -> dict[str, Any]:
     version = record.manifest.version
     return {
         "version_id": record.version_id,
@@ -247,8 +261,8 @@ def _columns(record: VersionRecord) -> dict[str, object]:
     }
 
 
-def _row(session: Session, version_id: VersionId) -> ModelVersionRow:
-    row = session.get(ModelVersionRow, version_id, populate_existing=True)
+def _row(session: Session, version_id: VersionId, *, is_to_change: bool = False) -> ModelVersionRow:
+    row = session.get(ModelVersionRow, version_id, populate_existing=True, with_for_update=is_to_change)
     if row is None:
         raise UnknownName("version", version_id)
     return row

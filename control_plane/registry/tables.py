@@ -117,6 +117,23 @@ class ModelVersionRow(Base):
     aborted_because: Mapped[str] = mapped_column(Text, default="")
 
 
+class VersionHistoryRow(Base):
+    """One entry of a version's own chain: its registration, then whatever moved it."""
+
+    __tablename__ = "version_history"
+
+    version_id: Mapped[str] = mapped_column(VERSION_ID, ForeignKey("model_version.version_id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    by: Mapped[str] = mapped_column(Text)
+    command: Mapped[str] = mapped_column(NAME)
+    artifact_uri: Mapped[str] = mapped_column(Text)
+    manifest_digest: Mapped[str] = mapped_column(DIGEST)
+    code_version: Mapped[str] = mapped_column(Text)
+    previous_hash: Mapped[str] = mapped_column(DIGEST)
+    hash: Mapped[str] = mapped_column(DIGEST)
+
+
 class QuarantineRow(Base):
     """One time in quarantine of one digest; past ones are kept."""
 

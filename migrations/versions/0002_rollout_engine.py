@@ -1,5 +1,9 @@
 """Freezes, idempotency keys, webhook deliveries, and what rollouts need to wait for runtimes and for one another."""
 
+import hashlib
+import json
+from datetime import UTC
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -10,6 +14,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+GENESIS = "sha256:" + "0" * 64
 ACTIVE_BEFORE = sa.text("phase NOT IN ('done', 'rolled_back')")
 ACTIVE = sa.text("phase NOT IN ('done', 'rolled_back', 'queued')")
 
@@ -106,6 +111,22 @@ def upgrade() -> None:
     op.create_index(
         "uq_rollout_surface_active", "rollout", ["surface"], unique=True, sqlite_where=ACTIVE, postgresql_where=ACTIVE
     )
+    op.create_table(
+        "version_history",
+        sa.Column("version_id", sa.String(length=16), nullable=False),
+        sa.Column("seq", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("command", sa.String(length=64), nullable=False),
+        sa.Column("artifact_uri", sa.Text(), nullable=False),
+        sa.Column("manifest_digest", sa.String(length=71), nullable=False),
+        sa.Column("code_version", sa.Text(), nullable=False),
+        sa.Column("previous_hash", sa.String(length=71), nullable=False),
+        sa.Column("hash", sa.String(length=71), nullable=False),
+        sa.ForeignKeyConstraint(["version_id"], ["model_version.version_id"], name="fk_version_history_version_id"),
+        sa.PrimaryKeyConstraint("version_id", "seq", name="pk_version_history"),
+    )
+    _begin_version_histories(op.get_bind())
     append_only.protect(op.get_bind())
 
 
@@ -128,6 +149,7 @@ def downgrade() -> None:
         sqlite_where=ACTIVE_BEFORE,
         postgresql_where=ACTIVE_BEFORE,
     )
+    op.drop_table("version_history")
     op.drop_column("history", "evidence_digest")
     op.drop_column("outbox", "ordering_key")
     op.drop_column("verdict_inputs", "pruned_at")
@@ -136,3 +158,46 @@ def downgrade() -> None:
     op.drop_table("webhook_subscriber")
     op.drop_table("idempotency")
     op.drop_table("freeze_window")
+
+
+def _begin_version_histories(connection: sa.Connection) -> None:
+    """Versions of before have a history from here on: what their rows tell now, as its first entry."""
+    versions = sa.table(
+        "model_version",
+        *(sa.column(name) for name in ("version_id", "manifest", "artifact_uri", "registered_by")),
+        sa.column("registered_at", sa.DateTime(timezone=True)),
+    )
+    for row in connection.execute(sa.select(versions).order_by(versions.c.version_id)).all():
+        at = row.registered_at if row.registered_at.tzinfo else row.registered_at.replace(tzinfo=UTC)
+        told = {
+            "version_id": row.version_id,
+            "seq": 0,
+            "at": at.astimezone(UTC).isoformat(timespec="microseconds"),
+            "by": row.registered_by,
+            "command": "found",
+            "artifact_uri": row.artifact_uri,
+            "manifest_digest": _digest_of(row.manifest),
+            "code_version": "",
+        }
+        hashed = _digest_of(GENESIS + "\n" + json.dumps(told, sort_keys=True, separators=(",", ":")))
+        entry = {**told, "at": at, "previous_hash": GENESIS, "hash": hashed}
+        connection.execute(sa.insert(_version_history()).values(**entry))
+
+
+def _version_history() -> sa.TableClause:
+    names = (
+        "version_id",
+        "seq",
+        "by",
+        "command",
+        "artifact_uri",
+        "manifest_digest",
+        "code_version",
+        "previous_hash",
+        "hash",
+    )
+    return sa.table("version_history", *map(sa.column, names), sa.column("at", sa.DateTime(timezone=True)))
+
+
+def _digest_of(content: str) -> str:
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,18 @@ def test_a_file_whose_json_nests_without_end_is_refused(deployment: Deployment, 
     answer = deployment.client.post("/v1/versions", json={"artifact_uri": str(folder)})
 
     assert answer.status_code == 422
+
+
+def test_a_version_tells_who_registered_it_and_who_moved_it(deployment: Deployment) -> None:
+    deployment.create_surface()
+    version_id = deployment.register("b")
+    moved = deployment.artifacts / "moved"
+    shutil.copytree(deployment.artifacts / "home_feed" / "b", moved)
+    deployment.client.post("/v1/versions", json={"artifact_uri": str(moved)})
+
+    history = deployment.client.get(f"/v1/versions/{version_id}/history").json()["history"]
+
+    assert [(entry["seq"], entry["command"]) for entry in history] == [(0, "register"), (1, "move")]
+    assert history[1]["artifact_uri"] == str(moved)
+    assert history[1]["previous_hash"] == history[0]["hash"]
+    assert deployment.client.get("/v1/versions/0123456789abcdef/history").status_code == 404

@@ -12,7 +12,7 @@ from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase, Rollout
 from control_plane.domain.verdict import Outcome
 from control_plane.guardrails.replay import replay
-from control_plane.registry import evidence, history, leases, rollouts, surfaces
+from control_plane.registry import evidence, history, leases, model_versions, rollouts, surfaces, version_history
 from control_plane.registry.session import Sessions, at_head, downgrade, upgrade
 from tests.builders import HOME_FEED, NOON
 from tests.migrations import released_rows
@@ -84,6 +84,15 @@ def test_the_history_holds_after_an_upgrade(sessions: Sessions) -> None:
     with sessions.reading() as session:
         assert history.verify(session) == []
         assert history.count(session) > 10
+
+
+def test_versions_of_before_have_a_history_from_the_upgrade_on(sessions: Sessions) -> None:
+    with sessions.reading() as session:
+        for record in model_versions.list_versions(session):
+            (found,) = version_history.list_entries(session, record.version_id)
+            assert (found.command, found.by, found.at) == ("found", record.registered_by, record.registered_at)
+            assert found.artifact_uri == record.artifact_uri
+            assert found.hash == version_history.hash_of(found)
 
 
 def test_what_was_written_before_is_append_only_now(sessions: Sessions) -> None:

@@ -27,6 +27,7 @@ from benchmarks.crash_run.registry import opened
 from benchmarks.crash_run.storm import Storm, Toll
 from benchmarks.crash_run.takeover import Strike, Takeovers
 from benchmarks.crash_run.victim import RANDOM
+from benchmarks.crash_run.violation import Violation
 from benchmarks.report import report
 from control_plane.failpoints import POINTS
 from control_plane.registry.session import Sessions
@@ -122,8 +123,12 @@ def _bars(kills: int) -> Iterator[Callable[[str], Callable[[Toll], None]]]:
 
         def on_kill_of(name: str) -> Callable[[Toll], None]:
             task = progress.add_task(name, total=kills, told="")
+            shown: list[Violation] = []
 
             def on_kill(toll: Toll) -> None:
+                for violation in toll.violations[len(shown) :]:
+                    progress.console.print(f"VIOLATION on {name}: {violation}", markup=False)
+                    shown.append(violation)
                 told = f"{toll.all_kills} kills, {len(toll.violations)} violations"
                 progress.update(task, completed=toll.all_kills, told=told)
 
@@ -146,8 +151,9 @@ def _rows(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> list
     return [
         *(killed_at(point) for point in (*sorted(POINTS), RANDOM)),
         row("all kills", lambda toll: toll.all_kills),
+        row("of them runtimes", lambda toll: toll.runtimes),
         row("stopped and let go on", lambda toll: toll.stops),
-        row("ended by themselves", lambda toll: toll.gave_up),
+        row("ended by themselves", lambda toll: toll.gave_up.total()),
         row("schedulers that wrote, by epoch", lambda toll: toll.epochs),
         row("changes checked", lambda toll: toll.transitions),
         row("of them made for what is above in a release", lambda toll: toll.followed),
@@ -182,6 +188,8 @@ def _figures(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> d
 
 def _tell_problems(tolls: Mapping[str, Toll], takeovers: Mapping[str, Takeovers]) -> None:
     for name, toll in tolls.items():
+        for code, times in toll.gave_up.items():
+            print(f"{name}: ended by itself with exit code {code} ({times} times)")
         for violation in toll.violations[:MAX_SHOWN]:
             print(f"VIOLATION on {name}: {violation}")
         for problem, times in Counter(toll.problems).most_common(MAX_SHOWN):

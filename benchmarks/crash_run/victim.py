@@ -30,7 +30,7 @@ class Victim:
     points: frozenset[str]
     start: Callable[[str], Process]  # given what is armed
     last_word: Path  # where it writes the failpoint that it dies at
-    answers: bool  # whether it is up once its port takes connections, or at once
+    answers: bool  # whether it serves: it is up once its port takes connections, not at once, and has work to do
     process: Process | None = None
     stops: int = 0
     _is_up: bool = False
@@ -88,7 +88,9 @@ class Victim:
             return False
         assert self.process is not None
         assert self.process.pid is not None
-        return now >= self._dies_surely_at or _cpu_seconds(self.process.pid) >= LIVELY * self._lives_for
+        if not self.answers or now >= self._dies_surely_at:
+            return True
+        return _cpu_seconds(self.process.pid) >= LIVELY * self._lives_for
 
     def _stop(self, now: float) -> None:
         self._signal(signal.SIGSTOP)

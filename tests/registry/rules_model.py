@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from control_plane.domain.errors import (
     ControlPlaneError,
+    CoolingDown,
     Deposed,
     Forbidden,
     Frozen,
@@ -21,7 +22,9 @@ from control_plane.domain.errors import (
 )
 from control_plane.domain.model_version import ModelVersion, Surface
 from control_plane.domain.rollout import Command, OnBusy, Phase
+from control_plane.domain.verdict import Outcome
 from tests.builders import NOON, a_plan
+from tests.registry.rules_fleet import Fleet
 
 PLAN = a_plan(
     steps=[
@@ -29,12 +32,16 @@ PLAN = a_plan(
         {"share": "25%", "bake": "1h", "approvals": 1},
         {"share": "100%", "bake": "1h"},
     ],
-    cool_down="0s",
+    cool_down="30m",
+    max_stage="4h",
+    min_days_before_full=0,
 )
 UNWATCHED = timedelta(seconds=PLAN.unwatched_seconds)
+BAKE, LONGEST_STAGE, COOL_DOWN = timedelta(hours=1), timedelta(hours=4), timedelta(minutes=30)
 CREATOR = "ada"
 ON_THE_WAY = (Phase.WARMING, Phase.SHADOW, Phase.RAMPING, Phase.WATCHING)
 PAUSED = (Phase.HELD, Phase.EXPIRED)
+JUDGED = (Phase.SHADOW, Phase.RAMPING, Phase.WATCHING)
 ENDED = (Phase.DONE, Phase.ROLLED_BACK)
 
 Errors = set[type[ControlPlaneError]]
@@ -50,6 +57,17 @@ class Trip:
     step: int = -1
     paused: Phase | None = None
     approvals: set[str] = field(default_factory=set)
+    over: ModelVersion  # what it is compared with
+    entered_at: datetime
+    started_at: datetime | None = None
+    stage_generation: int = 0
+    acknowledged_at: datetime | None = None
+    is_hot: bool = False  # it was rolled back, so that what it brought has to cool down
+
+    @property
+    def brought(self) -> set[str]:
+        """Parts that its stable lacks."""
+        return cooling_parts(self.candidate) - cooling_parts(self.over)
 
     @property
     def serving(self) -> Phase:
@@ -76,6 +94,10 @@ class Place:
     queue: list[Trip] = field(default_factory=list)
     watched_at: datetime = NOON
 
+    @property
+    def on_its_way(self) -> list[ModelVersion]:
+        return [] if self.trip is None else [self.trip.candidate]
+
     def is_home(self, now: datetime) -> bool:
         return self.trip is not None and self.trip.weight_bp > 0 and now - self.watched_at >= UNWATCHED
 
@@ -84,11 +106,14 @@ class Place:
 class Rules:
     places: dict[Surface, Place]
     trips: dict[int, Trip] = field(default_factory=dict)
+    fleet: Fleet = field(default_factory=Fleet)
     bad: set[str] = field(default_factory=set)  # digests
+    confined: list[tuple[str, datetime]] = field(default_factory=list)  # digests, and when, also those let out again
     taken_back: set[str] = field(default_factory=set)  # versions
     frozen: set[Surface] = field(default_factory=set)
     epoch: int = 0
     now: datetime = NOON
+    at: datetime = NOON  # what the clock of whoever acts shows
 
     def copied(self) -> "Rules":
         return deepcopy(self)
@@ -144,9 +169,63 @@ class Rules:
         if command in (Command.START, Command.ADVANCE, Command.SKIP, Command.RESUME):
             found |= set() if self.may_serve(trip.candidate) else {Quarantined}
             found |= {Frozen} if trip.candidate.surface in self.frozen else set()
+        if command is Command.START and self.is_cooling(trip) and (epoch is not None or not reason):
+            found.add(CoolingDown)
         if command is Command.ROLL_BACK and trip.phase is Phase.DONE:
             found |= self._refuses_to_take_back(trip)
         return found
+
+    def is_cooling(self, trip: Trip) -> bool:
+        """Whether something that it brings was rolled back lately, and nothing else was to blame for that."""
+        return any(
+            self.at < hot.entered_at + COOL_DOWN and trip.brought & self._suspects(hot)
+            for hot in self.trips.values()
+            if hot.is_hot
+        )
+
+    def _suspects(self, hot: Trip) -> set[str]:
+        blamed = {digest for digest, at in self.confined if at == hot.entered_at}
+        return (hot.brought & blamed) or hot.brought
+
+    def refuses_restart(self, trip: Trip, *, reason: str, behind: int) -> Errors:
+        found: Errors = {StaleGeneration} if behind else set()
+        if trip.phase in ENDED:
+            found.add(IllegalTransition)
+        if not reason:
+            found.add(MissingReason)
+        if not self.may_serve(trip.candidate):
+            found.add(Quarantined)
+        return found
+
+    def refuses_adopt(self, version: ModelVersion) -> Errors:
+        place = self.places[version.surface]
+        if place.stable == version:
+            return set()
+        found: Errors = set() if place.trip is None else {SurfaceBusy}
+        return found | (set() if self.may_serve(version) else {Quarantined})
+
+    def decides(self, trip: Trip, outcome: Outcome) -> Command | None:
+        """What a scheduler does that finds this outcome; None is to wait."""
+        wanted = self._wants(trip, outcome)
+        grows = wanted in (Command.START, Command.ADVANCE)
+        return None if grows and trip.candidate.surface in self.frozen else wanted
+
+    def _wants(self, trip: Trip, outcome: Outcome) -> Command | None:
+        if outcome is Outcome.ROLL_BACK and trip.serving in JUDGED:
+            return Command.ROLL_BACK
+        if trip.phase is Phase.PENDING:
+            return None if self.is_cooling(trip) else Command.START
+        if trip.phase is Phase.WARMING:
+            return Command.ADVANCE if self.fleet.holds(trip.candidate.version_id, self.now) else None
+        if trip.phase is Phase.EXPIRED or trip.serving not in JUDGED:
+            return None
+        if trip.serving is not Phase.WATCHING and self.at >= trip.entered_at + LONGEST_STAGE:
+            return Command.ROLL_BACK if trip.weight_bp else Command.EXPIRE
+        if trip.phase is Phase.HELD or trip.acknowledged_at is None:
+            return None  # and whoever falls silent holds up all others
+        has_baked = self.at >= max(trip.entered_at, trip.acknowledged_at) + BAKE
+        is_free = outcome is Outcome.ADVANCE and has_baked and not trip.lacks_approvals
+        return Command.ADVANCE if is_free else None
 
     def _takes(self, trip: Trip, command: Command) -> bool:
         match command:
@@ -188,7 +267,9 @@ class Rules:
 
     def create(self, version: ModelVersion, rollout_id: int, on_busy: OnBusy) -> None:
         place = self.places[version.surface]
-        trip = Trip(rollout_id=rollout_id, candidate=version, phase=Phase.PENDING)
+        trip = Trip(
+            rollout_id=rollout_id, candidate=version, phase=Phase.PENDING, over=place.stable, entered_at=self.at
+        )
         self.trips[rollout_id] = trip
         if on_busy is OnBusy.QUEUE and (place.trip is not None or place.queue):
             trip.phase = Phase.QUEUED
@@ -206,9 +287,12 @@ class Rules:
         if command is Command.APPROVE and by in trip.approvals:
             return
         place.generation += 1
+        if command is not Command.APPROVE:
+            trip.entered_at = self.at
         match command:
             case Command.START:
-                trip.phase = Phase.WARMING
+                trip.phase, trip.started_at = Phase.WARMING, self.at
+                trip.stage_generation = place.generation
             case Command.ADVANCE | Command.SKIP:
                 self._go_on(place, trip)
             case Command.HOLD:
@@ -221,11 +305,40 @@ class Rules:
             case Command.APPROVE:
                 trip.approvals.add(by)
             case Command.ABORT | Command.ROLL_BACK:
+                trip.is_hot = command is Command.ROLL_BACK and trip.started_at is not None
                 self._go_home(place, trip)
+
+    def restart(self, trip: Trip) -> None:
+        """From nothing, in the shadow; what has not come that far stays where it is."""
+        place = self.place_of(trip)
+        place.generation += 1
+        if trip.phase in (Phase.QUEUED, Phase.PENDING):
+            return
+        trip.phase = Phase.WARMING if trip.serving is Phase.WARMING else Phase.SHADOW
+        trip.paused, trip.step, trip.acknowledged_at = None, -1, None
+        trip.started_at = trip.entered_at = self.at
+        trip.stage_generation = place.generation
+        trip.approvals.clear()
+
+    def adopt(self, version: ModelVersion) -> None:
+        place = self.places[version.surface]
+        if place.stable != version:
+            place.generation += 1
+            place.stable, place.proven = version, place.stable
+
+    def acknowledge(self) -> None:
+        """Stages begin that nearly all who live have come to."""
+        for surface, place in self.places.items():
+            trip = place.trip
+            if trip is None or trip.serving not in JUDGED or trip.acknowledged_at is not None:
+                continue
+            if self.fleet.serves(surface, trip.stage_generation, self.now):
+                trip.acknowledged_at = self.at
 
     def _go_on(self, place: Place, trip: Trip) -> None:
         trip.approvals.clear()
-        place.watched_at = self.now
+        trip.stage_generation, trip.acknowledged_at = place.generation, None
+        place.watched_at = self.at
         match trip.phase:
             case Phase.WARMING:
                 trip.phase = Phase.SHADOW
@@ -254,6 +367,7 @@ class Rules:
         if place.trip is not None:
             place.generation += 1
             place.trip.phase, place.trip.paused = Phase.ROLLED_BACK, None
+            place.trip.entered_at = self.at
             place.trip = None
 
     def dequeue(self, surface: Surface) -> None:
@@ -262,17 +376,25 @@ class Rules:
         while place.queue and place.trip is None:
             trip = place.queue.pop(0)
             place.generation += 1
+            trip.entered_at = self.at
             if trip.candidate == place.stable or not self.may_serve(trip.candidate):
                 trip.phase = Phase.ROLLED_BACK
             else:
-                trip.phase, place.trip = Phase.PENDING, trip
+                trip.phase, place.trip, trip.over = Phase.PENDING, trip, place.stable
 
     def check(self, trip: Trip) -> None:
-        """A completed check: who is watched stays so, who is at home comes back under a new generation."""
+        """A completed check: who is watched stays so; who is at home comes back under a new generation, and the time
+        there counts for no rule."""
         place = self.place_of(trip)
-        if place.is_home(self.now):
+        if place.is_home(self.at):
             place.generation += 1
-        place.watched_at = self.now
+            home_since = place.watched_at + UNWATCHED
+            trip.entered_at += self.at - max(home_since, trip.entered_at)
+            if trip.acknowledged_at is not None:
+                trip.acknowledged_at += self.at - max(home_since, trip.acknowledged_at)
+            place.watched_at = self.at
+        else:
+            place.watched_at = max(place.watched_at, self.at)
 
     def quarantine(self, digest: str) -> None:
         for place in self.places.values():
@@ -287,7 +409,10 @@ class Rules:
                 place.stable, place.proven = place.proven, None
             if ended is not None:
                 ended.phase, ended.paused = Phase.ROLLED_BACK, None
+                ended.entered_at, ended.is_hot = self.at, ended.started_at is not None
             place.trip = None
+        if digest not in self.bad:
+            self.confined.append((digest, self.at))
         self.bad.add(digest)
 
     def _latest_done(self, place: Place) -> Trip | None:
@@ -301,3 +426,8 @@ class Rules:
 
     def _has(self, version: ModelVersion, digest: str) -> bool:
         return digest in (version.trunk, version.surface_export, version.calibrator, version.feature_signature)
+
+
+def cooling_parts(version: ModelVersion) -> set[str]:
+    """A signature is a contract; it does no harm."""
+    return {version.trunk, version.surface_export, version.calibrator}

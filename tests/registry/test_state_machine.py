@@ -1,10 +1,9 @@
-"""All commands, clocks and failures in any order, against a small model of the rules."""
+"""All commands, clocks seconds apart, failures and silent runtimes in any order, against a small model of the rules."""
 
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,31 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from control_plane import failpoints
-from control_plane.domain.errors import ControlPlaneError
+from control_plane.domain.decision import decide
+from control_plane.domain.errors import ControlPlaneError, Frozen
 from control_plane.domain.model_version import Digest, ModelVersion, Surface
 from control_plane.domain.rollout import ACTIVE, Command, OnBusy, Phase, RolloutId
 from control_plane.domain.verdict import Outcome
 from control_plane.failpoints import Injected
-from control_plane.registry import arrivals, evidence, freezes, history, leases, rollouts, surfaces
+from control_plane.registry import (
+    arrivals,
+    evidence,
+    freezes,
+    gates,
+    history,
+    leases,
+    rollouts,
+    runtimes,
+    stables,
+    surfaces,
+)
+from control_plane.registry.runtimes import Heartbeat
 from control_plane.registry.session import Sessions, make_engine
+from control_plane.scheduler.tick import begin_stages
 from tests.builders import HOME_FEED, a_verdict, a_version
 from tests.registry import scene
-from tests.registry.rules_model import CREATOR, PLAN, Errors, Place, Rules, Trip
+from tests.registry.rules_fleet import SILENT, Beat
+from tests.registry.rules_model import CREATOR, ENDED, JUDGED, PLAN, Errors, Place, Rules, Trip
 from tests.registry.scene import SEARCH
 
 SURFACES = (HOME_FEED, SEARCH)
@@ -40,10 +54,17 @@ VERSIONS = tuple(
     for number in range(1, 9)
     for surface in SURFACES
 )
-FAIL_AT = ("", "", "", "change.set=raise", "change.history_written=raise", "change.outbox_written=raise")
+FAIL_AT = (
+    *("", "", "", "", "", ""),
+    *("change.begun=raise", "change.set=raise", "change.history_written=raise", "change.split_written=raise"),
+    *("change.outbox_written=raise", "quarantine.confined=raise", "rollback.aborted=raise"),
+    *("transaction.before_commit=raise", "transaction.committed=raise"),
+)
+RUNTIMES = ("runtime-1", "runtime-2", "runtime-3")
 
 chances = st.sampled_from
 people = chances((CREATOR, "bob", "cem"))
+clocks = chances((-5, 0, 0, 5)).map(lambda seconds: timedelta(seconds=seconds))  # of whoever acts, beside the others
 
 
 class Registry(RuleBasedStateMachine):
@@ -70,8 +91,9 @@ class Registry(RuleBasedStateMachine):
         self.freeze_ids: dict[Surface, int] = {}
         self.take_the_lease()
         for version in versions:
-            self.create(version, OnBusy.REJECT, "")
+            self.create(version, OnBusy.REJECT, timedelta(), "")
             self.drive(version.surface, times, True)
+        self.report(set(RUNTIMES), True, True)
 
     def teardown(self) -> None:
         if hasattr(self, "sessions"):
@@ -80,13 +102,14 @@ class Registry(RuleBasedStateMachine):
             self.sessions.engine.dispose()
             shutil.rmtree(self.folder)
 
-    @rule(version=chances(VERSIONS), on_busy=chances(OnBusy), fails=chances(FAIL_AT))
-    def create(self, version: ModelVersion, on_busy: OnBusy, fails: str) -> None:
+    @rule(version=chances(VERSIONS), on_busy=chances(OnBusy), clock=clocks, fails=chances(FAIL_AT))
+    def create(self, version: ModelVersion, on_busy: OnBusy, clock: timedelta, fails: str) -> None:
+        self.look_at(clock)
         made: list[int] = []
 
         def deed(session: Session) -> None:
             rollout = arrivals.create(
-                session, version.surface, version.version_id, PLAN, by=CREATOR, now=self.model.now, on_busy=on_busy
+                session, version.surface, version.version_id, PLAN, by=CREATOR, now=self.model.at, on_busy=on_busy
             )
             made.append(rollout.rollout_id)
 
@@ -100,10 +123,21 @@ class Registry(RuleBasedStateMachine):
         reason=chances(("", "because", "because")),
         behind=chances((0, 0, 0, 0, 1)),
         old_epochs=chances((0, 0, 0, 1)),
+        clock=clocks,
         fails=chances(FAIL_AT),
     )
-    def command(self, data: st.DataObject, by: str, reason: str, behind: int, old_epochs: int, fails: str) -> None:
+    def command(
+        self,
+        data: st.DataObject,
+        by: str,
+        reason: str,
+        behind: int,
+        old_epochs: int,
+        clock: timedelta,
+        fails: str,
+    ) -> None:
         """By a person, or by a scheduler that holds the lease or does not know that it lost it."""
+        self.look_at(clock)
         trip = data.draw(chances(self.likely_trips()))
         command = data.draw(chances(likely_commands(trip)))
         epoch = data.draw(chances((None, None, self.model.epoch - old_epochs)))
@@ -114,6 +148,7 @@ class Registry(RuleBasedStateMachine):
     @rule(surface=chances(SURFACES), times=st.integers(1, 7), is_scheduler=st.booleans())
     def drive(self, surface: Surface, times: int, is_scheduler: bool) -> None:
         """What goes well: step by step, on passing verdicts, and approved where that is asked for."""
+        self.look_at(timedelta())
         for _ in range(times):
             trip = self.model.places[surface].trip
             if trip is None:
@@ -126,6 +161,63 @@ class Registry(RuleBasedStateMachine):
             else:
                 command = Command.START if trip.phase is Phase.PENDING else Command.ADVANCE
                 self.give(trip, command, by="scheduler", epoch=epoch, outcome=Outcome.ADVANCE)
+
+    @precondition(lambda self: any(place.trip for place in self.model.places.values()))
+    @rule(surface=chances(SURFACES), outcome=chances(Outcome), clock=clocks, fails=chances(FAIL_AT))
+    def tick(self, surface: Surface, outcome: Outcome, clock: timedelta, fails: str) -> None:
+        """A scheduler decides on what it finds, which is what the rules have it do; no silent fleet moves it on."""
+        self.look_at(clock)
+        place = self.model.places[surface]
+        trip = place.trip
+        if trip is None or place.is_home(self.model.at):
+            return
+        verdict = a_verdict(outcome, generation=place.generation) if trip.serving in JUDGED else None
+        with self.sessions.reading() as session:
+            rollout = rollouts.get(session, RolloutId(trip.rollout_id))
+            readiness = gates.readiness(session, rollout, now=self.model.at, live_since=self.live_since)
+        decision = decide(rollout, verdict, readiness=readiness, now=self.model.at)
+        assert decision.command is self.model.decides(trip, outcome), decision.reason
+        assert decision.reason, "whoever waits says what for"
+        if decision.command is not None:
+            epoch, reason = self.model.epoch, decision.reason
+            self.give(trip, decision.command, by="scheduler", reason=reason, epoch=epoch, outcome=outcome, fails=fails)
+
+    @rule(who=st.sets(chances(RUNTIMES), min_size=1), acknowledges=st.booleans(), loads=st.booleans())
+    def report(self, who: set[str], acknowledges: bool, loads: bool) -> None:
+        """Some of the fleet; the others say nothing, and those that hang repeat what they said."""
+        places, fleet = self.model.places, self.model.fleet
+        serving = {v.version_id for place in places.values() for v in (place.stable, *place.on_its_way)}
+        for runtime_id in sorted(who):
+            before = fleet.beats.get(runtime_id)
+            served = {surface: place.generation for surface, place in places.items()}
+            generations = served if acknowledges or before is None else before.generations
+            loaded = frozenset(serving) if loads or before is None else before.loaded
+            beat = Beat(heard_at=self.model.now, generations=generations, loaded=loaded)
+            with self.sessions.writing() as session:
+                heartbeat = Heartbeat(
+                    runtime_id=runtime_id,
+                    generations={str(surface): generation for surface, generation in generations.items()},
+                    loaded=tuple(sorted(loaded)),
+                    counts={},
+                    shadow_dropped=0,
+                    splits_mode="stream",
+                )
+                runtimes.record_heartbeat(session, heartbeat, now=self.model.now, seen_at=self.model.now)
+            fleet.beats[runtime_id] = beat
+
+    @rule(clock=clocks)
+    def begin_stages(self, clock: timedelta) -> None:
+        self.look_at(clock)
+        begin_stages(self.sessions, now=self.model.at, live_since=self.live_since, epoch=self.model.epoch)
+        self.model.acknowledge()
+
+    @property
+    def live_since(self) -> datetime:
+        return self.model.now - SILENT
+
+    def look_at(self, clock: timedelta) -> None:
+        """Whoever acts next has a clock of their own."""
+        self.model.at = self.model.now + clock
 
     def give(
         self,
@@ -148,7 +240,7 @@ class Registry(RuleBasedStateMachine):
                 RolloutId(trip.rollout_id),
                 command,
                 by=by,
-                now=self.model.now,
+                now=self.model.at,
                 reason=reason,
                 seen_generation=place.generation - behind,
                 verdict_id=verdict_id,
@@ -160,17 +252,55 @@ class Registry(RuleBasedStateMachine):
         if self.attempt(deed, refusals, fails):
             self.model.apply(trip, command, by=by)
 
+    @precondition(lambda self: self.model.trips)
+    @rule(
+        data=st.data(),
+        reason=chances(("", "another try", "another try")),
+        behind=chances((0, 0, 0, 1)),
+        clock=clocks,
+        fails=chances(FAIL_AT),
+    )
+    def restart(self, data: st.DataObject, reason: str, behind: int, clock: timedelta, fails: str) -> None:
+        self.look_at(clock)
+        trip = data.draw(chances(self.likely_trips()))
+        seen = self.model.place_of(trip).generation - behind
+
+        def deed(session: Session) -> None:
+            rollout_id, now = RolloutId(trip.rollout_id), self.model.at
+            rollouts.restart(session, rollout_id, plan=None, by="bob", reason=reason, now=now, seen_generation=seen)
+
+        if self.attempt(deed, self.model.refuses_restart(trip, reason=reason, behind=behind), fails):
+            self.model.restart(trip)
+
+    @rule(version=chances(VERSIONS), clock=clocks, fails=chances(FAIL_AT))
+    def adopt(self, version: ModelVersion, clock: timedelta, fails: str) -> None:
+        self.look_at(clock)
+
+        def deed(session: Session) -> None:
+            surface, now = version.surface, self.model.at
+            stables.adopt(session, surface, version.version_id, seen_generation=None, by="bob", reason="", now=now)
+
+        if self.attempt(deed, self.model.refuses_adopt(version), fails):
+            self.model.adopt(version)
+
     @precondition(lambda self: any(place.queue and place.trip is None for place in self.model.places.values()))
-    @rule(surface=chances(SURFACES))
-    def dequeue(self, surface: Surface) -> None:
-        with self.sessions.writing() as session, suppress(ControlPlaneError):
-            arrivals.dequeue(session, surface, now=self.model.now, epoch=self.model.epoch)
+    @rule(surface=chances(SURFACES), clock=clocks, fails=chances(FAIL_AT))
+    def dequeue(self, surface: Surface, clock: timedelta, fails: str) -> None:
+        self.look_at(clock)
+        place = self.model.places[surface]
+
+        def deed(session: Session) -> None:
+            arrivals.dequeue(session, surface, now=self.model.at, epoch=self.model.epoch)
+
+        can_come = bool(place.queue) and place.trip is None
+        if self.attempt(deed, {Frozen} if can_come and surface in self.model.frozen else set(), fails):
             self.model.dequeue(surface)
 
     @precondition(lambda self: any(place.trip and place.trip.weight_bp for place in self.model.places.values()))
-    @rule()
-    def come_back_from_home(self) -> None:
+    @rule(clock=clocks)
+    def come_back_from_home(self, clock: timedelta) -> None:
         """A completed check of each candidate with weight."""
+        self.look_at(clock)
         for surface, place in self.model.places.items():
             trip = place.trip
             if trip is None or not trip.weight_bp or surface in self.model.frozen:
@@ -182,19 +312,20 @@ class Registry(RuleBasedStateMachine):
                     session,
                     RolloutId(trip.rollout_id),
                     by="scheduler",
-                    now=self.model.now,
+                    now=self.model.at,
                     seen_generation=place.generation,
                     verdict_id=verdict_id,
                     epoch=self.model.epoch,
                 )
             self.model.check(trip)
 
-    @rule(version=chances(VERSIONS), is_trunk=st.booleans(), fails=chances(FAIL_AT))
-    def quarantine(self, version: ModelVersion, is_trunk: bool, fails: str) -> None:
+    @rule(version=chances(VERSIONS), is_trunk=st.booleans(), clock=clocks, fails=chances(FAIL_AT))
+    def quarantine(self, version: ModelVersion, is_trunk: bool, clock: timedelta, fails: str) -> None:
+        self.look_at(clock)
         digest = version.trunk if is_trunk else version.calibrator
 
         def deed(session: Session) -> None:
-            rollouts.quarantine(session, Digest(digest), by="bob", reason="bad", now=self.model.now)
+            rollouts.quarantine(session, Digest(digest), by="bob", reason="bad", now=self.model.at)
 
         if self.attempt(deed, self.model.refuses_quarantine(digest), fails):
             self.model.quarantine(digest)
@@ -248,6 +379,9 @@ class Registry(RuleBasedStateMachine):
                     trip.paused,
                     trip.approvals,
                 )
+                assert stored.entered_at == trip.entered_at
+                if trip.phase not in ENDED:
+                    assert stored.acknowledged_at == trip.acknowledged_at
 
     def compare_surface(self, session: Session, surface: Surface, place: Place) -> None:
         state, trip, now = surfaces.get(session, surface), place.trip, self.model.now
@@ -261,14 +395,18 @@ class Registry(RuleBasedStateMachine):
         assert (state.home_since(now=now) is not None) == place.is_home(now)
 
     def attempt(self, deed: Callable[[Session], None], refusals: Errors, fails: str) -> bool:
-        """Whether it was done: it is if nothing speaks against it and the database does not fail in the middle."""
+        """Whether it was done: it is if nothing speaks against it and the database does not fail in the middle.
+
+        What fails once it is committed was done, though nobody was told so.
+        """
         refused = None
         failpoints.arm(fails)
         try:
             with self.sessions.writing() as session:
                 deed(session)
         except Injected:
-            return False
+            assert not refusals, f"came as far as {fails} in spite of {refusals}"
+            return fails.startswith("transaction.committed")
         except ControlPlaneError as error:
             refused = error
         finally:
@@ -290,12 +428,12 @@ class Registry(RuleBasedStateMachine):
                 RolloutId(trip.rollout_id),
                 a_verdict(outcome, generation=place.generation),
                 b"inputs",
-                now=self.model.now,
-                next_check_at=self.model.now,
+                now=self.model.at,
+                next_check_at=self.model.at,
                 epoch=self.model.epoch,
             )
-        if not place.is_home(self.model.now):
-            place.watched_at = self.model.now
+        if not place.is_home(self.model.at):
+            place.watched_at = max(place.watched_at, self.model.at)
         return verdict_id
 
     def likely_trips(self) -> list[Trip]:

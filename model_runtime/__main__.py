@@ -1,9 +1,10 @@
-"""`python -m model_runtime serve|open-bandit|train|recalibrate|export`; each takes its own options."""
+"""`python -m model_runtime serve|open-bandit|train|add-surface|recalibrate|export`; each takes its own options."""
 
 import sys
 from collections.abc import Sequence
 
-USAGE = "usage: python -m model_runtime serve|open-bandit|train|recalibrate|export [options]; each answers --help"
+COMMANDS = "serve|open-bandit|train|add-surface|recalibrate|export"
+USAGE = f"usage: python -m model_runtime {COMMANDS} [options]; each answers --help"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -12,7 +13,7 @@ def main(argv: Sequence[str]) -> int:
             from model_runtime import server  # nothing of training, whose needs a serving machine may not meet
 
             return server.main(argv[1:])
-        case ["open-bandit" | "train" | "recalibrate" | "export"]:
+        case ["open-bandit" | "train" | "add-surface" | "recalibrate" | "export"]:
             from model_runtime.training import cli  # nothing of serving
 
             return cli.main(list(argv))

@@ -183,16 +183,26 @@ class Trunk(nn.Module):
 
 
 class EngagementNetwork(nn.Module):
-    """The trunk and the heads of all surfaces, as they train together."""
+    """The trunk and the heads of all surfaces, as they train together; or one head for all of them, the baseline."""
 
-    def __init__(self, spec: FeatureSpec, trunk: TrunkConfig, heads: Mapping[Surface, HeadConfig]) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        trunk: TrunkConfig,
+        heads: Mapping[Surface, HeadConfig],
+        *,
+        has_one_head: bool = False,
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.trunk = Trunk(spec, trunk)
-        self.heads = nn.ModuleList(
+        if has_one_head and (spec.surface_features or any(head != heads[spec.surfaces[0]] for head in heads.values())):
+            raise InvalidField("has_one_head", "needs surfaces without features or towers of their own")
+        made = [
             SurfaceHead(self.trunk.crossed_width, trunk.experts, heads[surface], spec.features_of(surface))
-            for surface in spec.surfaces
-        )
+            for surface in (spec.surfaces[:1] if has_one_head else spec.surfaces)
+        ]
+        self.heads = nn.ModuleList(made * len(spec.surfaces) if has_one_head else made)
 
     def head_of(self, surface: Surface) -> SurfaceHead:
         head = self.heads[self.spec.surfaces.index(surface)]

@@ -5,7 +5,7 @@ all multi-hot features, S features that one surface alone has.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,6 +124,15 @@ class FeatureSpec:
         """Without what other surfaces alone have; None is the trunk, which reads nobody's own."""
         own = {name: each for name, each in self.surface_features.items() if name == surface}
         return replace(self, surface_features=own)
+
+    def of_surfaces(self, surfaces: Sequence[Surface]) -> "FeatureSpec":
+        """Of some surfaces alone, and of what they have of their own."""
+        return replace(
+            self,
+            view_types={surface: self.view_types_of(surface) for surface in surfaces},
+            surface_features={name: each for name, each in self.surface_features.items() if name in surfaces},
+            surface_order=tuple(surface for surface in self.surface_order if surface in surfaces),
+        )
 
     def widths(self, surface: Surface) -> dict[str, int]:
         """The second dimension of each field of this surface's `RowBatch` that has one; 0 need not be sent."""

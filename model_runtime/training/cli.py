@@ -1,22 +1,28 @@
-"""Commands of the training side: open-bandit, train, recalibrate, export."""
+"""Commands of the training side: open-bandit, train, add-surface, recalibrate, export."""
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from control_plane.domain.errors import ControlPlaneError
+from control_plane.domain.errors import ControlPlaneError, InvalidField
+from control_plane.domain.model_version import Surface
+from model_runtime.networks.engagement import HeadConfig, TrunkConfig, read_config
 from model_runtime.training import open_bandit
-from model_runtime.training.data import read_examples
-from model_runtime.training.export import DEFAULT_MODEL_NAME, export
+from model_runtime.training.data import Examples, read_examples, read_json
+from model_runtime.training.export import DEFAULT_MODEL_NAME, ExportConfig, export
 from model_runtime.training.faults import parse_fault, with_fault
+from model_runtime.training.fit import PRECISIONS, Progress
 from model_runtime.training.joint import JointCheckpoint
-from model_runtime.training.train import Progress, TrainConfig, recalibrate, train
+from model_runtime.training.migrate import add_surface
+from model_runtime.training.resume import RESUME_FILE, Resume, identity_of
+from model_runtime.training.train import TrainConfig, recalibrate, train
 
 try:
     import rich.console
@@ -26,6 +32,7 @@ except ImportError:  # the runtime's own dependencies do not include it
 else:
     HAS_RICH = True
 
+RESUMED_EVERY = 100  # steps, where a resumed run is not told how often to save
 PLAIN_LINES = 10  # of progress, where no terminal shows a bar
 
 
@@ -46,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     _add_open_bandit(commands)
     _add_train(commands)
+    _add_add_surface(commands)
     _add_recalibrate(commands)
     _add_export(commands)
     return parser
@@ -71,6 +79,15 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--weight-decay", type=float, default=default.weight_decay)
     command.add_argument("--held-out", type=float, default=default.held_out, help="share of each surface's latest rows")
     command.add_argument("--before-ms", type=int, default=None, help="use only what was served before this time")
+    command.add_argument("--surfaces", default=None, help="use only these, as home_feed,search; others may come later")
+    command.add_argument("--model", type=Path, default=None, help="JSON with 'trunk', 'head' and 'heads' by surface")
+    command.add_argument("--one-head", action="store_true", help="one head for all surfaces: the baseline")
+    command.add_argument("--start", type=Path, default=None, help="a checkpoint whose network to go on from")
+    command.add_argument(
+        "--precision", choices=PRECISIONS, default=default.precision, help="how matrices are multiplied"
+    )
+    command.add_argument("--checkpoint-every", type=int, default=0, help="steps after which the run's state is saved")
+    command.add_argument("--resume", action="store_true", help="go on from the state that lies in the output folder")
     command.add_argument("--device", default=default.device)
     command.add_argument(
         "--threads", type=int, default=None, help="of torch; the result depends on it in the last bits"
@@ -87,11 +104,30 @@ def _add_recalibrate(commands: Any) -> None:
     command.set_defaults(command=_recalibrate)
 
 
+def _add_add_surface(commands: Any) -> None:
+    default = TrainConfig()
+    command = commands.add_parser("add-surface", help="add a surface to a checkpoint whose other surfaces stay as is")
+    command.add_argument("--checkpoint", type=Path, required=True, help="joint checkpoint that lacks the surface")
+    command.add_argument("--data", type=Path, required=True, help="data set that has the surface")
+    command.add_argument("--surface", required=True)
+    command.add_argument("--out", type=Path, required=True, help="folder for the joint checkpoint")
+    command.add_argument(
+        "--model", type=Path, default=None, help="JSON with the surface's 'head', or 'heads' by surface"
+    )
+    command.add_argument("--seed", type=int, default=default.seed)
+    command.add_argument("--epochs", type=int, default=default.epochs)
+    command.add_argument("--steps", type=int, default=None, help="stop after so many steps, whatever the epochs")
+    command.set_defaults(command=_add_surface)
+
+
 def _add_export(commands: Any) -> None:
     command = commands.add_parser("export", help="write one artifact folder per surface of a checkpoint")
     command.add_argument("--checkpoint", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True, help="folder that gets a folder per surface")
     command.add_argument("--model-name", default=DEFAULT_MODEL_NAME)
+    command.add_argument("--blobs", type=Path, default=None, help="store of shared files (default: OUT/.blobs)")
+    command.add_argument("--max-unique-users", type=int, default=ExportConfig().max_unique_users)
+    command.add_argument("--latency-card", action="store_true", help="measure each version and tell it in its manifest")
     command.add_argument(
         "--fault",
         action="append",
@@ -116,17 +152,77 @@ def _train(arguments: argparse.Namespace) -> None:
         weight_decay=arguments.weight_decay,
         held_out=arguments.held_out,
         device=arguments.device,
+        has_one_head=arguments.one_head,
+        precision=arguments.precision,
+        **_model(arguments.model),
     )
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    examples = read_examples(arguments.data, before_ms=arguments.before_ms)
+    surfaces = None if arguments.surfaces is None else arguments.surfaces.split(",")
+    examples = read_examples(arguments.data, before_ms=arguments.before_ms, surfaces=surfaces)
+    start = None if arguments.start is None else JointCheckpoint.read(arguments.start)
+    resume = _resume(arguments, examples, config, start)
     begun = time.perf_counter()
     with _progress() as progress:
-        joint = train(examples, config, progress=progress)
+        network = None if start is None else start.network
+        joint = train(examples, config, progress=progress, resume=resume, start=network)
     seconds = time.perf_counter() - begun
     joint.write(arguments.out)
+    (arguments.out / RESUME_FILE).unlink(missing_ok=True)
     print(f"trained on {examples.num_rows} rows in {seconds:.1f} s: {joint.training_run} in {arguments.out}")
     print(_table(joint))
+
+
+def _resume(
+    arguments: argparse.Namespace, examples: Examples, config: TrainConfig, start: JointCheckpoint | None
+) -> Resume | None:
+    """Saves as often as asked; what an earlier run left is gone on from only where that is asked, too."""
+    if not arguments.checkpoint_every and not arguments.resume:
+        return None
+    path = arguments.out / RESUME_FILE
+    if not arguments.resume:
+        path.unlink(missing_ok=True)
+    identity = identity_of(examples, (config, None if start is None else start.training_run))
+    return Resume(path=path, identity=identity, every_steps=arguments.checkpoint_every or RESUMED_EVERY)
+
+
+def _add_surface(arguments: argparse.Namespace) -> None:
+    joint, surface = JointCheckpoint.read(arguments.checkpoint), Surface(arguments.surface)
+    model = {name: each for name, each in _model(arguments.model).items() if name != "trunk"}
+    config = TrainConfig(seed=arguments.seed, epochs=arguments.epochs, steps=arguments.steps, **model)
+    with _progress() as progress:
+        grown = add_surface(joint, read_examples(arguments.data), surface, config, progress=progress)
+    grown.write(arguments.out)
+    print(f"added {surface}: {grown.training_run} in {arguments.out}")
+    print(_table(grown))
+
+
+def _model(path: Path | None) -> dict[str, Any]:
+    """The network's own part of a `TrainConfig`, from a file; what the file does not tell stays as it is."""
+    if path is None:
+        return {}
+    told = read_json(path)
+    if not isinstance(told, dict) or told.keys() - {"trunk", "head", "heads"}:
+        raise InvalidField(path.name, "must be an object of 'trunk', 'head' and 'heads'")
+    model: dict[str, Any] = {}
+    for name, kind in (("trunk", TrunkConfig), ("head", HeadConfig)):
+        if name in told:
+            model[name] = read_config(kind, name, _over(asdict(kind()), told[name]))
+    heads = told.get("heads", {})
+    if not isinstance(heads, dict):
+        raise InvalidField("heads", "must be an object")
+    model["heads"] = {
+        Surface(surface): read_config(HeadConfig, f"heads.{surface}", _over(asdict(HeadConfig()), each))
+        for surface, each in heads.items()
+    }
+    return model
+
+
+def _over(default: object, told: object) -> object:
+    """The default with what is told put over it, entry by entry."""
+    if not isinstance(default, dict) or not isinstance(told, dict):
+        return told
+    return {**default, **{name: _over(default.get(name), each) for name, each in told.items()}}
 
 
 def _recalibrate(arguments: argparse.Namespace) -> None:
@@ -139,7 +235,13 @@ def _export(arguments: argparse.Namespace) -> None:
     joint = JointCheckpoint.read(arguments.checkpoint)
     for text in arguments.fault:
         joint = with_fault(joint, parse_fault(text))
-    for surface, version_id in export(joint, arguments.out, model_name=arguments.model_name).items():
+    config = ExportConfig(
+        model_name=arguments.model_name,
+        max_unique_users=arguments.max_unique_users,
+        blobs=arguments.blobs,
+        has_latency_card=arguments.latency_card,
+    )
+    for surface, version_id in export(joint, arguments.out, config=config).items():
         print(f"{surface} {version_id} {arguments.out / surface}")
 
 

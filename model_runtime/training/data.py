@@ -11,6 +11,7 @@ Shapes: U distinct users, N rows, C categorical features, D dense features, L hi
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,16 +99,19 @@ class Parts:
         return np.concatenate([self.calibration, self.evaluation])
 
 
-def read_examples(folder: Path, *, before_ms: int | None = None) -> Examples:
-    """Read and check a data set, or only what was served before a time.
+def read_examples(folder: Path, *, before_ms: int | None = None, surfaces: Collection[str] | None = None) -> Examples:
+    """Read and check a data set, or only what was served before a time, or on some surfaces.
 
     Raises:
         InvalidField: a file or column is missing or malformed, named with its rule.
     """
-    spec = FeatureSpec.from_json(_read_json(folder / FEATURES_FILE))
+    spec = FeatureSpec.from_json(read_json(folder / FEATURES_FILE))
     table = _read_table(folder / IMPRESSIONS_FILE)
     if before_ms is not None:
         table = table.filter(pc.field("served_at_ms") < before_ms)
+    if surfaces is not None:
+        spec = spec.of_surfaces([Surface(surface) for surface in surfaces])
+        table = table.filter(pc.field("surface").isin(list(surfaces)))
     return examples_of(spec, table)
 
 
@@ -152,7 +156,7 @@ def split_by_time(examples: Examples, surface: Surface, held_out: float) -> Part
     return Parts(training=training, calibration=calibration, evaluation=evaluation)
 
 
-def _read_json(path: Path) -> object:
+def read_json(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:

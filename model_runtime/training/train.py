@@ -3,13 +3,12 @@
 Shapes: N rows of a batch, T tasks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface, digest_of
@@ -20,26 +19,25 @@ from model_runtime.networks.engagement import (
     TASKS,
     EngagementNetwork,
     HeadConfig,
+    SurfaceHead,
     TrunkConfig,
-    mixed_to_tensors,
 )
 from model_runtime.networks.features import IntArray, RowBatch
 from model_runtime.networks.nulls import null_rates_of_rows
 from model_runtime.training.calibrate import fit_calibrator
 from model_runtime.training.data import Examples, Parts, split_by_time
 from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
+from model_runtime.training.fit import FitConfig, Progress, check_precision, fit
 from model_runtime.training.joint import JointCheckpoint, weights_of
+from model_runtime.training.resume import Resume
 
-TASK_WEIGHT = {"click": 1.0, "good_click": 0.5, "hide": 0.5}  # the click is what ranks; the others regularise
 UNLABELLED_RATE = 0.01  # what a task answers that has no label on a surface: rare, and the same for all
 GOLDEN_ROWS = 64  # rows of a golden check: a few per view type, and it stays a file of kilobytes
-
-Progress = Callable[[int, int, float], None]  # step, steps, loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How to train; `steps` cuts short what `epochs` would take."""
+    """How to train; `steps` cuts short what `epochs` would take. `has_one_head` is the baseline: one for all."""
 
     seed: int = 0
     epochs: int = 2
@@ -54,6 +52,7 @@ class TrainConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     heads: Mapping[Surface, HeadConfig] = field(default_factory=dict)  # of surfaces whose architecture is their own
+    has_one_head: bool = False
     precision: str = "fp32"  # of PRECISIONS: how matrices are multiplied, weights and losses stay fp32
 
     def __post_init__(self) -> None:
@@ -66,28 +65,44 @@ class TrainConfig:
             raise InvalidField("held_out", f"must be a share between 0 and 1, not {self.held_out}")
         if not self.learning_rate > 0:
             raise InvalidField("learning_rate", f"must be above 0, not {self.learning_rate}")
+        check_precision(self.precision)
+
+    @property
+    def fit(self) -> FitConfig:
+        """The part of it that the loop reads."""
+        return FitConfig(**{entry.name: getattr(self, entry.name) for entry in fields(FitConfig)})
 
 
-def train(examples: Examples, config: TrainConfig, *, progress: Progress | None = None) -> JointCheckpoint:
+def train(
+    examples: Examples,
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    resume: Resume | None = None,
+    start: EngagementNetwork | None = None,
+) -> JointCheckpoint:
     """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine.
 
     The metrics are those of calibrators fitted on the earlier half of what was held out; those that ship are
     fitted on all of it, since clicks are few and the latest matter most.
+
+    Args:
+        resume: saves the run's state, and goes on from what an earlier call of the same run saved.
+        start: a network to go on from, instead of a new one; it stays as it is.
     """
     parts = {surface: split_by_time(examples, surface, config.held_out) for surface in examples.spec.surfaces}
+    rows = {surface: part.training for surface, part in parts.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        heads = {surface: config.heads.get(surface, config.head) for surface in examples.spec.surfaces}
-        network = EngagementNetwork(examples.spec, config.trunk, heads).to(config.device)
-    _start_at_base_rates(network, examples, parts)
-    _fit(network, examples, parts, config, progress)
+        network = _new_network(examples, config, rows) if start is None else _taken_over(start, examples)
+        fit(network.to(config.device), examples, rows, config.fit, progress=progress, resume=resume)
     network = network.eval().to("cpu")
-    measured = {surface: _calibrate(network, examples, surface, part.calibration) for surface, part in parts.items()}
+    measured = {surface: calibrate(network, examples, surface, part.calibration) for surface, part in parts.items()}
     return JointCheckpoint(
         network=network,
-        calibrators={surface: _calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
-        golden={surface: _golden_rows(examples, surface, parts[surface]) for surface in parts},
-        training_run=f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}",
+        calibrators={surface: calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
+        golden={surface: golden_rows(examples, surface, parts[surface]) for surface in parts},
+        training_run=run_name(network, config),
         metrics={
             "config": asdict(config),
             "held_out": held_out_table(network, measured, examples, parts),
@@ -113,7 +128,7 @@ def recalibrate(joint: JointCheckpoint, examples: Examples, *, after_ms: int | N
     if not any(map(len, late.values())):
         raise InvalidField("after_ms", "leaves no row to calibrate on")
     fitted = {
-        surface: _calibrate(joint.network, examples, surface, row_M) for surface, row_M in late.items() if len(row_M)
+        surface: calibrate(joint.network, examples, surface, row_M) for surface, row_M in late.items() if len(row_M)
     }
     weights = weights_of(joint.network)
     return replace(
@@ -123,29 +138,27 @@ def recalibrate(joint: JointCheckpoint, examples: Examples, *, after_ms: int | N
     )
 
 
-def mixed_batches(
-    row_S: list[IntArray], batch_rows: int, epochs: int, rng: np.random.Generator
-) -> Iterator[list[IntArray]]:
-    """Per step, the rows of each surface: every surface in every step, by its share; every row once an epoch."""
-    num_batches = max(1, round(sum(map(len, row_S)) / batch_rows))
-    for _ in range(epochs):
-        shuffled = [np.array_split(rng.permutation(row_M), num_batches) for row_M in row_S]
-        for batch in zip(*shuffled, strict=True):
-            yield list(batch)
+def run_name(network: EngagementNetwork, config: TrainConfig) -> str:
+    return f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}"
 
 
-def masked_loss(logit_NT: Tensor, label_NT: Tensor) -> Tensor:
-    """Log loss per task over the rows whose label is known, added up by weight; a task without any adds 0."""
-    is_known_NT = ~label_NT.isnan()
-    loss_NT = functional.binary_cross_entropy_with_logits(logit_NT, label_NT.nan_to_num(0.0), reduction="none")
-    mean_T = (loss_NT * is_known_NT).sum(0) / is_known_NT.sum(0).clamp(min=1)
-    return (mean_T * mean_T.new_tensor([TASK_WEIGHT[task] for task in TASKS])).sum()
+def _new_network(examples: Examples, config: TrainConfig, rows: Mapping[Surface, IntArray]) -> EngagementNetwork:
+    heads = {surface: config.heads.get(surface, config.head) for surface in examples.spec.surfaces}
+    network = EngagementNetwork(examples.spec, config.trunk, heads, has_one_head=config.has_one_head)
+    start_at_base_rates(network, examples, rows)
+    return network
 
 
-def _start_at_base_rates(network: EngagementNetwork, examples: Examples, parts: Mapping[Surface, Parts]) -> None:
+def _taken_over(start: EngagementNetwork, examples: Examples) -> EngagementNetwork:
+    if start.spec != examples.spec:
+        raise InvalidField("features", "must be those of the network to go on from")
+    return copy.deepcopy(start)
+
+
+def start_at_base_rates(network: EngagementNetwork, examples: Examples, rows: Mapping[Surface, IntArray]) -> None:
     """Heads start at their tasks' rates; a task without labels answers a constant, not noise."""
-    for surface, part in parts.items():
-        head, label_NT = network.head_of(surface), examples.label_NT[part.training]
+    for head, of_head in _rows_by_head(network, rows):
+        label_NT = examples.label_NT[of_head]
         for task in range(len(TASKS)):
             label_N = label_NT[:, task][~np.isnan(label_NT[:, task])]
             rate = (label_N.sum() + UNLABELLED_RATE) / (len(label_N) + 1)
@@ -155,73 +168,22 @@ def _start_at_base_rates(network: EngagementNetwork, examples: Examples, parts: 
                     head.weight_TG[task] = 0.0
 
 
-def _fit(
-    network: EngagementNetwork,
-    examples: Examples,
-    parts: Mapping[Surface, Parts],
-    config: TrainConfig,
-    progress: Progress | None,
-) -> None:
-    rows = [part.training for part in parts.values()]
-    batches = mixed_batches(rows, config.batch_rows, config.epochs, np.random.default_rng(config.seed))
-    num_steps = max(1, round(sum(map(len, rows)) / config.batch_rows)) * config.epochs
-    num_steps = min(num_steps, config.steps or num_steps)
-    matrices = [weight for weight in network.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in network.parameters() if weight.ndim == 1]  # biases and norms: decay would bias them
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-    )
-    network.train()
-    for step, batch in zip(range(num_steps), batches, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _learning_rate_share(step, num_steps, config.warm_up)
-        loss = _step(network, examples, batch, optimizer, config)
-        if progress is not None:
-            progress(step + 1, num_steps, loss)
+def _rows_by_head(
+    network: EngagementNetwork, rows: Mapping[Surface, IntArray]
+) -> Iterator[tuple[SurfaceHead, IntArray]]:
+    """Each head once, with the rows of all surfaces that it answers."""
+    heads = {surface: network.head_of(surface) for surface in rows}
+    for head in dict.fromkeys(heads.values()):
+        yield head, np.concatenate([rows[surface] for surface, its_head in heads.items() if its_head is head])
 
 
-def _step(
-    network: EngagementNetwork,
-    examples: Examples,
-    batch: list[IntArray],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-) -> float:
-    row_N = np.concatenate(batch)
-    rows = mixed_to_tensors(examples.batch(row_N), examples.contexts(row_N), device=config.device)
-    label_NT = torch.from_numpy(examples.label_NT[row_N]).to(config.device)
-    shared = network.trunk(rows)
-    ends = np.cumsum([len(part) for part in batch])
-    parts = [slice(end - len(part), end) for part, end in zip(batch, ends, strict=True)]
-    logit_NT = torch.cat(
-        [
-            network.head_of(surface)(shared.rows(part), rows.rows(part).own)
-            for surface, part in zip(examples.spec.surfaces, parts, strict=True)
-        ]
-    )
-    loss = masked_loss(logit_NT, label_NT)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _learning_rate_share(step: int, num_steps: int, warm_up: float) -> float:
-    """Up in a line over the warm-up, then down in a line to 0."""
-    rising = (step + 1) / max(1.0, warm_up * num_steps)
-    falling = (num_steps - step) / max(1.0, (1 - warm_up) * num_steps)
-    return min(1.0, rising, falling)
-
-
-def _calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray) -> Calibrator:
+def calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray) -> Calibrator:
     logit_M, view_type_M = click_logits(network, examples, surface, row_M)
     click_M = examples.label_NT[row_M, CLICK] > 0
     return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, len(examples.spec.view_types[surface]))
 
 
-def _golden_rows(examples: Examples, surface: Surface, parts: Parts) -> RowBatch:
+def golden_rows(examples: Examples, surface: Surface, parts: Parts) -> RowBatch:
     """Held-out rows spread over the evaluation part."""
     spread = np.linspace(0, len(parts.evaluation) - 1, num=min(GOLDEN_ROWS, len(parts.evaluation)))
     rows = examples.batch(parts.evaluation[spread.astype(np.int64)])

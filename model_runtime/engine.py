@@ -20,6 +20,7 @@ from model_runtime.checkpoints import LoadedVersion
 from model_runtime.event_sink import EventSink
 from model_runtime.heartbeat import Heartbeat
 from model_runtime.impressions import ImpressionIds, Impressions
+from model_runtime.kept import Kept
 from model_runtime.networks.features import RowBatch
 from model_runtime.protocol import InferRequest, Tensor
 from model_runtime.repository import Export, LoadFailed, NotUnloaded, Wish, choose, exports
@@ -72,7 +73,13 @@ class Engine:
         )
         self.table = SplitTable(is_ready=self._is_ready)
         self.sink = EventSink(url, token=token, max_rows=settings.event_buffer_rows)
-        self.shadow = Shadow(self.residency, self.scorer, self.sink, max_rows=settings.shadow_queue_rows)
+        self.shadow = Shadow(
+            self.residency,
+            self.scorer,
+            self.sink,
+            max_rows=settings.shadow_queue_rows,
+            max_bytes=settings.shadow_queue_bytes,
+        )
         self.client = SplitClient(
             self.table,
             url,
@@ -239,7 +246,13 @@ class Engine:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         batch = self._read_batch(stable, request)
         user_key_U = read_user_keys(request, batch.num_users)
-        routed = self.scorer.score_routed(split, arms(split, user_key_U), batch, deadline=deadline)
+        routed = self.scorer.score_routed(
+            split,
+            arms(split, user_key_U),
+            batch,
+            deadline=deadline,
+            keeps_activations=showing is not None and self._keeps_activations(split, stable, user_key_U),
+        )
         outputs = {**_score_outputs(routed.scores), "arm": routed.arm_U}
         if showing is not None:
             outputs |= self._show(split, showing, stable, routed, batch, user_key_U)
@@ -273,22 +286,37 @@ class Engine:
             view_type_S=batch.view_type_N[row_S],
         )
         self.sink.put(EventKind.EXPOSURE, impressions.exposures(split, arm_S, routed.scores.click_N[row_S]))
-        self._offer_to_shadow(split, impressions, arm_S, batch, row_S)
+        self._offer_to_shadow(split, stable, impressions, arm_S, batch, row_S, routed.kept)
         return {"shown_row": shown_row_U, "impression_id": impression_id_U}
 
     def _offer_to_shadow(
         self,
         split: Split,
+        stable: LoadedVersion,
         impressions: Impressions,
         arm_S: NDArray[np.int64],
         batch: RowBatch,
         row_S: NDArray[np.int64],
+        kept: Kept | None,
     ) -> None:
         for version_id, sample_bp in self._shadows_of(split).items():
             is_sampled_S = shadowed(split, impressions.user_key_S, sample_bp) & (arm_S == Arm.STABLE)
             if is_sampled_S.any():
-                make = partial(_shadow_job, version_id, impressions, is_sampled_S, batch, row_S)
+                readable = kept if self._reads_trunk_of(stable, version_id) else None
+                make = partial(_shadow_job, version_id, impressions, is_sampled_S, batch, row_S, readable)
                 self.shadow.offer(version_id, int(is_sampled_S.sum()), make)
+
+    def _keeps_activations(self, split: Split, stable: LoadedVersion, user_key_U: NDArray[np.uint64]) -> bool:
+        """Whether a shadow will read what stable's trunk says of one of these users."""
+        return any(
+            self._reads_trunk_of(stable, version_id) and shadowed(split, user_key_U, sample_bp).any()
+            for version_id, sample_bp in self._shadows_of(split).items()
+        )
+
+    def _reads_trunk_of(self, stable: LoadedVersion, version_id: VersionId) -> bool:
+        """A call whose features are to be looked at reads its rows anew: activations do not tell of them."""
+        version = self.residency.get(version_id)
+        return version is not None and version.reads_activations_of(stable) and not self.tally.is_due(version_id)
 
     def _shadows_of(self, split: Split) -> dict[VersionId, int]:
         """What share of users each version shadows: those loaded by hand, and the split's, whose word counts."""
@@ -307,12 +335,11 @@ def _shadow_job(
     is_sampled_S: NDArray[np.bool_],
     batch: RowBatch,
     row_S: NDArray[np.int64],
+    kept: Kept | None,
 ) -> ShadowJob:
-    return ShadowJob(
-        version_id=version_id,
-        impressions=impressions.where(is_sampled_S),
-        batch=one_user_each(batch, row_S[is_sampled_S]),
-    )
+    activations = None if kept is None else kept.take(row_S[is_sampled_S])
+    rows = one_user_each(batch, row_S[is_sampled_S]) if activations is None else activations
+    return ShadowJob(version_id=version_id, impressions=impressions.where(is_sampled_S), rows=rows)
 
 
 def _score_outputs(scores: Scores) -> dict[str, Tensor]:

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model_runtime.batching import Piece, pieces, shape_of, user_digests
-from model_runtime.checkpoints import LoadedVersion
+from model_runtime.checkpoints import Activations, LoadedVersion
 from model_runtime.networks.features import RowBatch
 from model_runtime.scores import Scores
 from model_runtime.unavailable import DeadlineMissed, Overloaded, Unavailable
 
 PACE_WEIGHT = 0.1  # of a slower forward in the seconds per row that are expected; a faster one is believed at once
-MAX_PACES = 64  # versions whose pace is known; more have been forgotten than are loaded
+MAX_PACES = 64  # whose pace is known at once; more are there only after many versions
 HUNG_SECONDS = 60.0  # no forward takes as long: whoever still waits for it is told so
 
 
@@ -59,14 +62,23 @@ class Ticket:
         *,
         deadline: float = math.inf,
         is_observed: bool = False,
+        keeps_activations: bool = False,
     ) -> None:
         self.version = version
         self.batch = batch
         self.deadline = deadline
         self.is_observed = is_observed  # by whoever watches what comes in; until its first forward
-        self.key: Hashable = (id(version), *shape_of(batch))
+        self.keeps_activations = keeps_activations
+        self.kept: list[tuple[Activations, NDArray[np.int64]]] = []
+        serving = version.manifest.serving
+        self.max_users = min(limits.max_users, serving.max_unique_users) if serving else limits.max_users
+        identity = version.manifest.version  # of one trunk and one surface's inputs, heads share what the trunk tells
+        self.key: Hashable = (
+            *(id(version.trunk), identity.surface, identity.feature_signature, self.max_users),
+            *shape_of(batch),
+        )
         self.rows_left = batch.num_rows
-        self._pieces = pieces(batch, max_users=limits.max_users, max_rows=limits.max_rows)
+        self._pieces = pieces(batch, max_users=self.max_users, max_rows=limits.max_rows)
         self.next_piece = next(self._pieces) if batch.num_rows else None
         self.scores = Scores.none_of(batch.num_rows)
         self.users_encoded = self.slow_users = self.num_scores = self.bad_scores = 0
@@ -126,9 +138,10 @@ class Part(NamedTuple):
 class MicroBatches:
     """The queue before one device.
 
-    `run` computes parts of one version and of one shape; it is called by one thread at a time. That is the caller's
-    own where it `may_lead`, for as long as its own tickets last: so a lone request changes no thread. All else is done
-    by one thread for good, as a GPU wants it, where each thread's libraries hold memory of their own.
+    `run` computes parts of one trunk, one surface and one shape, of one version or of several; it is called by one
+    thread at a time. That is the caller's own where it `may_lead`, for as long as its own tickets last: so a lone
+    request changes no thread. All else is done by one thread for good, as a GPU wants it, where each thread's libraries
+    hold memory of their own.
     """
 
     def __init__(
@@ -148,7 +161,7 @@ class MicroBatches:
         self._is_busy = False
         self._busy_since = math.inf
         self._is_stopping = False
-        self._pace: dict[Hashable, float] = {}  # seconds a row, by version
+        self._pace: dict[Hashable, float] = {}  # seconds a row, by what meets in a forward
         self._counts: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
 
@@ -319,7 +332,7 @@ class MicroBatches:
         if not self._waiting:
             return []
         first = self._waiting[0]
-        rows, users = self._room(first), self.limits.max_users
+        rows, users = self._room(first), first.max_users
 
         def fits(ticket: Ticket) -> bool:
             nonlocal rows, users
@@ -332,16 +345,16 @@ class MicroBatches:
 
     def _room(self, first: Ticket) -> int:
         """Rows that a forward may have to stay within its seconds, as far as the version's pace is known."""
-        pace = self._pace.get(first.version.version_id, 0.0)
+        pace = self._pace.get(first.key, 0.0)
         return min(self.limits.max_rows, int(self.limits.seconds / pace)) if pace else self.limits.max_rows
 
     def _learn(self, parts: Sequence[Part], seconds: float) -> None:
         rows = sum(piece.batch.num_rows for _, piece in parts)
-        version_id, pace = parts[0].ticket.version.version_id, seconds / rows
+        key, pace = parts[0].ticket.key, seconds / rows
         if len(self._pace) >= MAX_PACES:
             self._pace.clear()
-        known = self._pace.get(version_id, pace)
-        self._pace[version_id] = min(pace, known + PACE_WEIGHT * (pace - known))
+        known = self._pace.get(key, pace)
+        self._pace[key] = min(pace, known + PACE_WEIGHT * (pace - known))
         users = sum(piece.batch.num_users for _, piece in parts)
         self._count(forwards=1, parts=len(parts), rows=rows, users_asked=users)
 

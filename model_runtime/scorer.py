@@ -8,21 +8,23 @@ Shapes: U users, N rows of a batch.
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from control_plane.domain.split import Arm, Split
 from model_runtime.batching import Joined, join, of_users
-from model_runtime.checkpoints import LoadedVersion, Observe
+from model_runtime.checkpoints import Activations, LoadedVersion, Observe
+from model_runtime.kept import Kept, slice_of
 from model_runtime.micro_batches import BatchLimits, MicroBatches, Part, Ticket
 from model_runtime.networks.features import RowBatch
 from model_runtime.networks.nulls import null_rates
 from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
-from model_runtime.scores import Scores
+from model_runtime.scores import HEADS, Scores
 from model_runtime.tally import Call, Served, Tally, is_bad
 from model_runtime.unavailable import Unavailable
 
@@ -34,10 +36,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Routed:
-    """`arm_U` is who answered, which is stable where the candidate failed."""
+    """`arm_U` is who answered, stable where the candidate failed; `kept` is what stable's trunk told, if asked."""
 
     scores: Scores
     arm_U: NDArray[np.int64]
+    kept: Kept | None = None
 
 
 class Scorer:
@@ -89,8 +92,29 @@ class Scorer:
         self._tally.called(version.version_id, _call(ticket))
         return ticket.scores
 
+    def score_kept(self, version: LoadedVersion, activations: Activations, *, patience_seconds: float = 0.0) -> Scores:
+        """Score in the shadow from activations of the version's own trunk, each row of a user to itself."""
+        rows = len(activations.shared.crossed_NX)
+        self._tally.asked(version.version_id, users=rows)
+        self.batches.wait_idle(patience_seconds)
+        scores, num_scores, bad_scores = Scores.none_of(rows), 0, 0
+        try:
+            scores = _scores(version.score_shared(*activations))
+            num_scores, bad_scores = rows, self._tally.scored(version.version_id, scores.click_N)
+        except Exception:  # the shadow's own trouble, counted as such
+            log.exception("version %s failed on %d users", version.version_id, rows)
+        failed_users = int(scores.bad_rows().sum())
+        self._tally.called(version.version_id, Call(rows, failed_users, 0, num_scores, bad_scores))
+        return scores
+
     def score_routed(
-        self, split: Split, arm_U: NDArray[np.int64], batch: RowBatch, *, deadline: float = math.inf
+        self,
+        split: Split,
+        arm_U: NDArray[np.int64],
+        batch: RowBatch,
+        *,
+        deadline: float = math.inf,
+        keeps_activations: bool = False,
     ) -> Routed:
         """Score each user's rows with the user's arm.
 
@@ -102,13 +126,17 @@ class Scorer:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         is_candidate_U = arm_U == Arm.CANDIDATE
         if not is_candidate_U.any():
-            return Routed(scores=self._stable_scores(stable, batch, deadline), arm_U=arm_U)
+            ticket = self._ticket(stable, batch, deadline, keeps_activations=keeps_activations)
+            self._see_through([ticket])
+            return Routed(scores=_sound(ticket), arm_U=arm_U, kept=_kept(ticket))
         scores = Scores.none_of(batch.num_rows)
         answered_U = self._ask_both(split, stable, is_candidate_U, batch, scores, deadline)
         is_failed_U = is_candidate_U & ~answered_U
         if is_failed_U.any():
             rest = of_users(batch, is_failed_U)
-            scores.put(rest.row_M, self._stable_scores(stable, rest.batch, deadline))
+            ticket = self._ticket(stable, rest.batch, deadline)
+            self._see_through([ticket])
+            scores.put(rest.row_M, _sound(ticket))
         return Routed(scores=scores, arm_U=answered_U.astype(np.int64) * np.int64(Arm.CANDIDATE))
 
     def _ask_both(
@@ -141,14 +169,18 @@ class Scorer:
         is_sound_U[batch.user_index_N[part.row_M[found.bad_rows()]]] = False
         return is_sound_U
 
-    def _stable_scores(self, stable: LoadedVersion, batch: RowBatch, deadline: float) -> Scores:
-        ticket = self._ticket(stable, batch, deadline)
-        self._see_through([ticket])
-        return _sound(ticket)
-
-    def _ticket(self, version: LoadedVersion, batch: RowBatch, deadline: float) -> Ticket:
+    def _ticket(
+        self, version: LoadedVersion, batch: RowBatch, deadline: float, *, keeps_activations: bool = False
+    ) -> Ticket:
         is_observed = self._tally.asked(version.version_id, users=batch.num_users)
-        return Ticket(version, batch, self._limits, deadline=deadline, is_observed=is_observed)
+        return Ticket(
+            version,
+            batch,
+            self._limits,
+            deadline=deadline,
+            is_observed=is_observed,
+            keeps_activations=keeps_activations,
+        )
 
     def _see_through(self, tickets: Sequence[Ticket]) -> None:
         """Have them computed, and count how each went; what was not computed at all is no call of its version."""
@@ -167,31 +199,65 @@ class Scorer:
                 queue_seconds=ticket.queue_seconds,
                 infer_seconds=ticket.run_seconds,
             )
-            is_split = batch.num_users > self._limits.max_users
+            is_split = batch.num_users > ticket.max_users
             served = Served(ticket.run_seconds, batch.num_rows, ticket.users_encoded, is_split)
             self._tally.called(ticket.version.version_id, _call(ticket), served)
 
     def _run(self, parts: Sequence[Part]) -> None:
-        """Score parts of one version in one forward; an exception leaves the rows of whom it concerns as they were."""
-        version, started = parts[0].ticket.version, time.perf_counter()
-        is_observed = any(ticket.is_observed for ticket, _ in parts)
+        """Score parts of one trunk in one forward; what raises leaves the rows of whom it concerns as they were."""
+        started = time.perf_counter()
+        parts = sorted(parts, key=lambda part: part.ticket.version.version_id)  # those of a version beside each other
         try:
             joined = _joined(parts)
-            found = version.score(joined.batch, observe=self._observer(version) if is_observed else None)
+            found = self._forward(parts, joined)
         except Exception:  # whatever a version does, its users get an answer
-            if len(parts) == 1:
-                log.exception("version %s failed on %d users", version.version_id, parts[0].piece.batch.num_users)
-                return
-            for part in parts:
-                self._run([part])
+            if len(parts) > 1:
+                for part in parts:
+                    self._run([part])
+            else:
+                (ticket, piece), *_ = parts
+                log.exception("version %s failed on %d users", ticket.version.version_id, piece.batch.num_users)
             return
-        self.batches.count_encoded(joined.batch.num_users)
-        scores = Scores(click_N=found["click"], good_click_N=found["good_click"], hide_N=found["hide"])
         seconds = time.perf_counter() - started
-        is_slow = seconds > self._slow_seconds
-        self.stats.ran(version.version_id, rows=joined.batch.num_rows, seconds=seconds)
-        for part, rows, new_users in zip(parts, joined.parts, joined.new_users, strict=True):
-            self._deliver(part, scores.rows(rows), new_users, is_slow=is_slow)
+        self.batches.count_encoded(joined.batch.num_users)
+        for version_id in {part.ticket.version.version_id for part in parts}:
+            self.stats.ran(version_id, rows=joined.batch.num_rows, seconds=seconds)
+        for part, scores, new_users in zip(parts, found, joined.new_users, strict=True):
+            if scores is not None:
+                self._deliver(part, scores, new_users, is_slow=seconds > self._slow_seconds)
+
+    def _forward(self, parts: Sequence[Part], joined: Joined) -> list[Scores | None]:
+        """By part; None where a version's own head raised. Heads of one trunk read the same activations."""
+        observed = next((ticket for ticket, _ in parts if ticket.is_observed), None)
+        version = parts[0].ticket.version if observed is None else observed.version
+        observe = None if observed is None else self._observer(version)
+        if all(ticket.version is version and not ticket.keeps_activations for ticket, _ in parts):
+            scores = _scores(version.score(joined.batch, observe=observe))
+            return [scores.rows(rows) for rows in joined.parts]
+        activations = version.activations(joined.batch, observe=observe)
+        found: list[Scores | None] = []
+        for _, same in groupby(
+            zip(parts, joined.parts, strict=True), key=lambda each: each[0].ticket.version.version_id
+        ):
+            found += self._read(list(same), activations, version)
+        return found
+
+    def _read(
+        self, parts: Sequence[tuple[Part, slice]], activations: Activations, version: LoadedVersion
+    ) -> list[Scores | None]:
+        """Score neighbouring parts of one version by its own head, from what `version`'s trunk told of all."""
+        reader, first = parts[0][0].ticket.version, parts[0][1].start
+        its = slice_of(activations, slice(first, parts[-1][1].stop))
+        try:
+            assert reader.reads_activations_of(version)  # or they had not met
+            scores = _scores(reader.score_shared(*its))
+        except Exception:  # a head that raises harms no other
+            log.exception("version %s failed on %d rows", reader.version_id, len(its.shared.crossed_NX))
+            return [None] * len(parts)
+        for (ticket, piece), rows in parts:
+            if ticket.keeps_activations:
+                ticket.kept.append((slice_of(activations, rows), piece.row_M))
+        return [scores.rows(slice(rows.start - first, rows.stop - first)) for _, rows in parts]
 
     def _deliver(self, part: Part, scores: Scores, new_users: int, *, is_slow: bool) -> None:
         ticket, piece = part
@@ -211,10 +277,18 @@ class Scorer:
         return observe
 
 
+def _scores(found: Mapping[str, NDArray[np.float32]]) -> Scores:
+    return Scores(**{f"{head}_N": found[head] for head in HEADS})
+
+
+def _kept(ticket: Ticket) -> Kept | None:
+    return Kept.of(ticket.batch.num_rows, ticket.kept) if ticket.keeps_activations else None
+
+
 def _joined(parts: Sequence[Part]) -> Joined:
     if len(parts) == 1:  # nothing to compare its users with
         batch = parts[0].piece.batch
-        return Joined(batch=batch, parts=(slice(batch.num_rows),), new_users=(batch.num_users,))
+        return Joined(batch=batch, parts=(slice(0, batch.num_rows),), new_users=(batch.num_users,))
     return join([piece.batch for _, piece in parts], [ticket.digests_of(piece) for ticket, piece in parts])
 
 

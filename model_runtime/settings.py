@@ -37,6 +37,7 @@ class RuntimeSettings:
     max_rows_per_forward: int = 8_192  # small enough that activations stay in the processor's caches
     slow_forward_seconds: float = 5.0  # users answered by a slower forward are counted as timeouts
     shadow_queue_rows: int = 200_000  # of each version that is shadowed
+    shadow_queue_bytes: int = 256 << 20  # the same
     memory_budget_bytes: int = 0  # of all weights together; 0 is what the machine has
     repository: Path | None = None  # exports that may be loaded by hand; None is none
     event_buffer_rows: int = 1_000_000

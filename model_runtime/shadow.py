@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from control_plane.domain.events import EventKind
 from control_plane.domain.model_version import VersionId
+from model_runtime.checkpoints import Activations
 from model_runtime.event_sink import EventSink
 from model_runtime.impressions import Impressions
+from model_runtime.kept import num_bytes
 from model_runtime.networks.features import RowBatch
 from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
@@ -26,21 +28,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShadowJob:
-    """The rows that were shown, one per impression and in their order."""
+    """The rows that were shown, one per impression and in their order: as they came, or as stable's trunk read them."""
 
     version_id: VersionId
     impressions: Impressions
-    batch: RowBatch
+    rows: RowBatch | Activations
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows.num_rows if isinstance(self.rows, RowBatch) else len(self.rows.shared.crossed_NX)
+
+    @property
+    def num_bytes(self) -> int:
+        if isinstance(self.rows, RowBatch):
+            return sum(getattr(self.rows, name).nbytes for name in RowBatch.__slots__)
+        return num_bytes(self.rows)
 
 
 class Shadow:
-    """One worker thread over a queue for each version; `max_rows` bounds each of them."""
+    """One worker thread over a queue for each version; `max_rows` and `max_bytes` bound each of them."""
 
-    def __init__(self, residency: Residency, scorer: Scorer, sink: EventSink, *, max_rows: int) -> None:
+    def __init__(
+        self, residency: Residency, scorer: Scorer, sink: EventSink, *, max_rows: int, max_bytes: int = 1 << 28
+    ) -> None:
         self._residency = residency
         self._scorer = scorer
         self._sink = sink
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._queued_bytes: Counter[VersionId] = Counter()
         self._queues: dict[VersionId, deque[ShadowJob]] = {}  # in the order of their turns; none is empty
         self._queued_rows: Counter[VersionId] = Counter()  # the job being worked on included
         self._finished_rows: Counter[VersionId] = Counter()  # of all that were ever queued
@@ -83,7 +99,11 @@ class Shadow:
             with self._changed:
                 if job is None:
                     self._finish(version_id, rows)
+                elif self._queued_bytes[version_id] + job.num_bytes > self._max_bytes:
+                    self._dropped_rows[version_id] += rows
+                    self._finish(version_id, rows)
                 else:
+                    self._queued_bytes[version_id] += job.num_bytes
                     self._queues.setdefault(version_id, deque()).append(job)
                     self._changed.notify_all()
 
@@ -105,10 +125,11 @@ class Shadow:
                 self._dropped_rows[version_id] += rows
                 self._finish(version_id, rows)
             self._queues.clear()
+            self._queued_bytes.clear()
 
     def _work_on(self) -> None:
         while (job := self._next()) is not None:
-            rows = job.batch.num_rows
+            rows = job.num_rows
             try:
                 self._score(job)
             except Exception:  # whatever a shadow's answer looks like, the next job gets its turn
@@ -133,6 +154,7 @@ class Shadow:
             version_id, jobs = next(iter(self._queues.items()))
             del self._queues[version_id]
             job = jobs.popleft()
+            self._queued_bytes[version_id] -= job.num_bytes
             if jobs:
                 self._queues[version_id] = jobs  # last in turn now
             return job
@@ -141,9 +163,12 @@ class Shadow:
         version = self._residency.get(job.version_id)
         if version is None:
             with self._changed:
-                self._dropped_rows[job.version_id] += job.batch.num_rows
+                self._dropped_rows[job.version_id] += job.num_rows
             return
-        scores = self._scorer.score_in_shadow(version, job.batch, patience_seconds=PATIENCE_SECONDS)
+        if isinstance(job.rows, RowBatch):
+            scores = self._scorer.score_in_shadow(version, job.rows, patience_seconds=PATIENCE_SECONDS)
+        else:
+            scores = self._scorer.score_kept(version, job.rows, patience_seconds=PATIENCE_SECONDS)
         is_sound_S = ~scores.bad_rows()
         if is_sound_S.any():
             record = job.impressions.where(is_sound_S).shadow_scores(job.version_id, scores.click_N[is_sound_S])

@@ -87,7 +87,12 @@ class Tally:
             count = self._counts[version_id]
             count.requests += users
             count.asked_calls += 1
-            return count.asked_calls <= FIRST_CALLS or count.asked_calls % THEN_ONE_IN == 0
+            return _is_looked_at(count.asked_calls)
+
+    def is_due(self, version_id: VersionId) -> bool:
+        """Whether the next call's gates and features are to be looked at."""
+        with self._lock:
+            return _is_looked_at(self._counts[version_id].asked_calls + 1)
 
     def scored(self, version_id: VersionId, score_N: NDArray[np.float32]) -> int:
         """Look at the clicks of one forward; how many of them are bad."""
@@ -133,6 +138,10 @@ class Tally:
     def counts(self) -> dict[VersionId, ServingCounts]:
         with self._lock:
             return {version_id: _counts(count) for version_id, count in self._counts.items()}
+
+
+def _is_looked_at(call: int) -> bool:
+    return call <= FIRST_CALLS or call % THEN_ONE_IN == 0
 
 
 def is_bad(score_N: NDArray[np.float32]) -> NDArray[np.bool_]:

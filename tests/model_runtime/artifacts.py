@@ -27,13 +27,17 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifacts:
-    """Of home_feed. `foreign` reads a longer history, so it raises on every batch; `twin` shares stable's trunk."""
+    """Of home_feed. `foreign` reads a longer history, so it raises on every batch.
+
+    `twin` and `sibling` share stable's trunk: twin has another calibrator, sibling another head.
+    """
 
     stable: Artifact
     candidate: Artifact
     poisoned: Artifact
     foreign: Artifact
     twin: Artifact
+    sibling: Artifact
 
 
 def export_all(out: Path) -> Artifacts:
@@ -43,6 +47,7 @@ def export_all(out: Path) -> Artifacts:
         poisoned=_export(out / "poisoned", _poisoned(_joint(seed=2))),
         foreign=_export(out / "foreign", _joint(seed=1, spec=replace(a_spec(), history_length=6))),
         twin=_export(out / "twin", _recalibrated(_joint(seed=1))),
+        sibling=_export(out / "sibling", _with_another_head(_joint(seed=1))),
     )
 
 
@@ -100,6 +105,13 @@ def _poisoned(joint: JointCheckpoint) -> JointCheckpoint:
 
 def _recalibrated(joint: JointCheckpoint) -> JointCheckpoint:
     joint.calibrators[HOME_FEED].intercept_V.add_(0.1)
+    return joint
+
+
+def _with_another_head(joint: JointCheckpoint) -> JointCheckpoint:
+    with torch.no_grad():
+        for weight in joint.network.head_of(HOME_FEED).parameters():
+            weight.mul_(1.5)
     return joint
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from control_plane.domain.split import Arm, Split
+from model_runtime.batching import one_user_each
+from model_runtime.kept import num_bytes
 from model_runtime.residency import Residency
 from model_runtime.router import arms
 from model_runtime.scorer import NOTHING_SHOWN, Scorer, best_rows
@@ -20,7 +22,7 @@ NAN = np.float32(np.nan)
 def residency(artifacts: Artifacts) -> Iterator[Residency]:
     residency = Residency()
     residency.start()
-    everything = (artifacts.stable, artifacts.candidate, artifacts.poisoned, artifacts.foreign)
+    everything = (artifacts.stable, artifacts.candidate, artifacts.poisoned, artifacts.foreign, artifacts.sibling)
     residency.want({each.version_id: str(each.folder) for each in everything})
     eventually(lambda: len(residency.loaded()) == len(everything))
     yield residency
@@ -57,6 +59,64 @@ def test_each_user_is_scored_by_the_version_of_their_arm(
     expected_N = np.where(is_candidate_N, by_candidate.score(batch)["click"], by_stable.score(batch)["click"])
     np.testing.assert_allclose(routed.scores.click_N, expected_N, atol=1e-6, rtol=0)
     assert routed.arm_U.tolist() == arm_U.tolist()
+
+
+def test_arms_that_share_a_trunk_meet_in_one_forward(
+    scorer: Scorer, residency: Residency, tally: Tally, artifacts: Artifacts
+) -> None:
+    split, batch = half(artifacts.stable, artifacts.sibling), sound_batch(num_users=16, num_rows=60)
+    arm_U = arms(split, some_keys(16))
+
+    routed = scorer.score_routed(split, arm_U, batch)
+
+    by_stable, by_sibling = (residency.get(each.version_id) for each in (artifacts.stable, artifacts.sibling))
+    assert by_stable is not None
+    assert by_sibling is not None
+    is_candidate_N = arm_U[batch.user_index_N] == Arm.CANDIDATE
+    expected_N = np.where(is_candidate_N, by_sibling.score(batch)["click"], by_stable.score(batch)["click"])
+    np.testing.assert_allclose(routed.scores.click_N, expected_N, atol=1e-6, rtol=0)
+    assert np.abs(by_sibling.score(batch)["click"] - by_stable.score(batch)["click"]).max() > 1e-3
+    counts = scorer.batches.counts()
+    assert (counts.forwards, counts.parts, counts.users_encoded) == (1, 2, 16)
+    assert tally.counts()[artifacts.sibling.version_id].rows == is_candidate_N.sum()
+
+
+@pytest.mark.parametrize(("max_users", "max_rows"), [(99, 999), (5, 999), (99, 7)])
+def test_kept_activations_give_a_version_of_the_same_trunk_the_scores_of_the_rows_alone(
+    residency: Residency, artifacts: Artifacts, max_users: int, max_rows: int
+) -> None:
+    scorer, batch = Scorer(residency, Tally(), max_users=max_users, max_rows=max_rows), sound_batch()
+    row_S = np.array([17, 3, 99, 4, 50])
+
+    routed = scorer.score_routed(a_split(artifacts.stable), np.zeros(40, np.int64), batch, keeps_activations=True)
+
+    assert routed.kept is not None
+    activations = routed.kept.take(row_S)
+    sibling = residency.get(artifacts.sibling.version_id)
+    assert activations is not None
+    assert sibling is not None
+    found = scorer.score_kept(sibling, activations)
+    alone = scorer.score_in_shadow(sibling, one_user_each(batch, row_S))
+    np.testing.assert_allclose(found.click_N, alone.click_N, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found.hide_N, alone.hide_N, atol=1e-6, rtol=0)
+
+
+def test_kept_activations_hold_no_more_than_the_rows_taken(residency: Residency, artifacts: Artifacts) -> None:
+    scorer = Scorer(residency, Tally(), max_users=99, max_rows=999)
+    few, many = (
+        scorer.score_routed(
+            a_split(artifacts.stable), np.zeros(40, np.int64), sound_batch(num_rows=rows), keeps_activations=True
+        ).kept
+        for rows in (60, 900)
+    )
+    assert few is not None
+    assert many is not None
+
+    taken = [kept.take(np.arange(5)) for kept in (few, many)]
+
+    sizes = [each.shared.crossed_NX.untyped_storage().nbytes() for each in taken if each is not None]
+    assert len(set(sizes)) == 1
+    assert num_bytes(taken[0]) == num_bytes(taken[1])  # type: ignore[arg-type]  # both are there
 
 
 def test_a_user_for_whom_the_candidate_gives_nan_is_answered_by_stable(

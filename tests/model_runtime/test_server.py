@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from control_plane.domain.split import Arm
-from model_runtime.checkpoints import load_version
+from model_runtime.checkpoints import Activations, load_version
 from model_runtime.engine import Engine
 from model_runtime.networks.features import RowBatch
 from model_runtime.scoring_request import BATCH_FIELDS
+from model_runtime.shadow import ShadowJob
+from model_runtime.tally import FIRST_CALLS
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifact, Artifacts, some_keys, sound_batch
 from tests.model_runtime.conftest import NOWHERE, eventually, running_control_plane, running_runtime, set_up_home_feed
 from tests.networks.builders import HOME_FEED
@@ -438,3 +440,39 @@ def test_requests_that_together_fill_the_memory_are_sent_elsewhere(tmp_path: Pat
 
         assert (answer.status_code, "memory" in answer.json()["error"]) == (503, True)
         assert httpx.post(url + INFER, content=b"x" * 900).status_code == 400
+
+
+def test_a_shadow_of_stables_trunk_reads_its_activations_and_scores_the_same(
+    running: Running, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sibling = artifacts.sibling.version_id
+    running.engine.residency.pin({sibling: str(artifacts.sibling.folder)}, timeout_seconds=20.0)
+    running.engine._shadow_bp = {sibling: 10_000}
+    for _ in range(FIRST_CALLS):
+        running.engine.tally.asked(sibling, users=0)
+    version, jobs = running.engine.residency.get(sibling), list[ShadowJob]()
+    monkeypatch.setattr(running.engine.shadow, "offer", lambda _, __, make: jobs.append(make()))
+
+    batch = sound_batch()
+    outputs = outputs_of(running.http.post(INFER, json=as_json(tensors_of(batch), parameters={"show": 1})))
+
+    (job,) = jobs
+    assert version is not None
+    assert isinstance(job.rows, Activations)
+    found = running.engine.scorer.score_kept(version, job.rows)
+    expected_N = version.score(batch)["click"][outputs["shown_row"]]
+    np.testing.assert_allclose(found.click_N, expected_N, atol=1e-6, rtol=0)
+
+
+def test_several_versions_loaded_by_hand_shadow_the_same_impressions(running: Running, artifacts: Artifacts) -> None:
+    by_hand = (artifacts.candidate, artifacts.sibling)
+    for each in by_hand:
+        running.engine.residency.pin({each.version_id: str(each.folder)}, timeout_seconds=20.0)
+    running.engine._shadow_bp = {each.version_id: 10_000 for each in by_hand}
+
+    running.http.post(INFER, json=as_json(tensors_of(sound_batch()), parameters={"show": 1})).raise_for_status()
+    running.engine.shadow.drain(20.0)
+
+    counts = running.engine.tally.counts()
+    assert [counts[each.version_id].requests for each in by_hand] == [40, 40]
+    assert running.engine.shadow.dropped == 0

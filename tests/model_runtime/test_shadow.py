@@ -54,7 +54,7 @@ def a_job(version: Artifact, rows: int, *, poisoned_row: int | None = None) -> S
         user_key_S=some_keys(rows),
         view_type_S=batch.view_type_N,
     )
-    return ShadowJob(version_id=version.version_id, impressions=impressions, batch=batch)
+    return ShadowJob(version_id=version.version_id, impressions=impressions, rows=batch)
 
 
 def test_shadow_scores_go_to_the_sink(residency: Residency, artifacts: Artifacts) -> None:
@@ -75,6 +75,22 @@ def test_bad_shadow_scores_are_counted_and_not_sent(residency: Residency, artifa
 
         assert sink.counts().buffered == 19
         assert tally.counts()[artifacts.poisoned.version_id].errors == 1
+
+
+def test_jobs_beyond_the_memory_of_a_shadow_are_dropped_and_counted(residency: Residency, artifacts: Artifacts) -> None:
+    job = a_job(artifacts.candidate, 20)
+    shadow = Shadow(
+        residency,
+        Scorer(residency, Tally(), max_users=99, max_rows=999),
+        EventSink(NOWHERE),
+        max_rows=999,
+        max_bytes=2 * job.num_bytes,
+    )
+
+    for _ in range(3):
+        shadow.offer(job.version_id, 20, lambda: job)
+
+    assert (shadow.queued, shadow.dropped) == (40, 20)
 
 
 def test_a_full_queue_drops_and_counts_without_making_the_job(residency: Residency, artifacts: Artifacts) -> None:

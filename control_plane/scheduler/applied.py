@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from control_plane.domain.decision import Decision, parts_to_quarantine
 from control_plane.domain.rollout import Command
-from control_plane.registry import changes, evidence, model_versions, rollouts, surfaces
+from control_plane.registry import changes, evidence, gates, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 from control_plane.scheduler.judged import Judged
 from control_plane.scheduler.loaded import Loaded
@@ -55,6 +55,8 @@ def apply(
                 epoch=epoch,
             )
             return None
+        if decision.command is Command.START and gates.blocker(session, loaded.rollout, now=now) is not None:
+            return None  # what is above it went back since it was loaded, and found nothing here to hold
         if decision.command is not None:
             rollouts.apply_command(
                 session,

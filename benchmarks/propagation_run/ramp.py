@@ -1,19 +1,18 @@
 """A surface whose weights change as often as asked, by the registry's own commands."""
 
-import hashlib
 import itertools
 import time
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from control_plane.domain.manifest import Manifest
-from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
+from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command, Phase, Rollout, RolloutId
 from control_plane.registry import arrivals, model_versions, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
+from tests.builders import a_manifest, a_version
 
 SURFACE = Surface("home_feed")
 VIEW_TYPES = (ViewType("grid"),)
@@ -80,22 +79,8 @@ class Ramp:
 
     def _registered(self, session: Session) -> VersionId:
         name = next(self._names)
-        version = ModelVersion(
-            surface=SURFACE,
-            trunk=digest_of(f"{name}/trunk".encode()),
-            surface_export=digest_of(f"{name}/export".encode()),
-            calibrator=digest_of(f"{name}/calibrator".encode()),
-            feature_signature=digest_of(b"signature"),
-        )
-        manifest = Manifest(
-            version=version,
-            model_name="unified",
-            view_types=VIEW_TYPES,
-            golden=digest_of(b"golden"),
-            golden_tolerance=1e-5,
-            training_run=hashlib.sha256(name.encode()).hexdigest()[:8],
-            config={},
-        )
+        version = a_version(name, surface=SURFACE, trunk=f"{name}/trunk")
+        manifest = a_manifest(version, view_types=VIEW_TYPES, training_run=name)
         model_versions.register(session, manifest, artifact_uri=f"/artifacts/{name}", by=BY, now=_now())
         return version.version_id
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.registry.session import Sessions, make_engine, upgrade
+from tests.databases import EACH_KIND
 from tests.postgres import PostgresCluster
 
 ON_POSTGRESQL = pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=EACH_KIND)
 def registry_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, migrated registry."""
     if request.param == "postgresql":

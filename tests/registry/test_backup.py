@@ -24,6 +24,7 @@ from control_plane.registry.restore import restore
 from control_plane.registry.session import Sessions, at_head, make_engine, upgrade
 from control_plane.registry.tables import SurfaceRow
 from tests.builders import HOME_FEED, NOON, a_version
+from tests.databases import EACH_KIND, empty_database
 from tests.migrations import released_rows
 from tests.postgres import PostgresCluster
 from tests.registry import scene
@@ -61,19 +62,11 @@ def nothing(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=EACH_KIND)
 def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Somewhere to restore into."""
-    if request.param == "sqlite":
-        engine = make_engine(f"sqlite:///{tmp_path / 'restored' / 'registry.db'}")
-        yield engine
-        engine.dispose()
-        return
-    cluster: PostgresCluster = request.getfixturevalue("postgres")
-    with cluster.database() as url:
-        engine = make_engine(url)
-        yield engine
-        engine.dispose()
+    with empty_database(request, tmp_path / "restored" / "registry.db") as found:
+        yield found
 
 
 def everything(engine: Engine) -> released_rows.Rows:

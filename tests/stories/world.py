@@ -10,8 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from control_plane.domain.events import HOME_ARM, EventKind
-from control_plane.domain.manifest import Manifest
-from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
+from control_plane.domain.model_version import Surface, VersionId, ViewType
 from control_plane.domain.moments import ServingCounts
 from control_plane.domain.plan import RolloutPlan
 from control_plane.domain.rollout import Phase, Rollout, RolloutId
@@ -21,7 +20,7 @@ from control_plane.registry import arrivals, model_versions, rollouts, runtimes,
 from control_plane.registry.session import Sessions, make_engine, upgrade
 from control_plane.registry.surfaces import SurfaceState
 from control_plane.scheduler.tick import TickReport, tick
-from tests.builders import a_plan
+from tests.builders import a_manifest, a_plan, a_version
 
 VIEW_TYPES = (ViewType("grid"), ViewType("closeup"))
 START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday
@@ -150,22 +149,8 @@ class World:
             stables.adopt(session, surface, stable, seen_generation=0, by="ann", reason="first", now=self.now)
 
     def _register(self, surface: Surface, name: str, trunk: str) -> VersionId:
-        version = ModelVersion(
-            surface=surface,
-            trunk=digest_of(trunk.encode()),
-            surface_export=digest_of(f"{surface}/{name}/{trunk}".encode()),
-            calibrator=digest_of(f"{surface}/{name}/{trunk}/calibrator".encode()),
-            feature_signature=digest_of(b"signature"),
-        )
-        manifest = Manifest(
-            version=version,
-            model_name="unified",
-            view_types=VIEW_TYPES,
-            golden=digest_of(b"golden"),
-            golden_tolerance=1e-5,
-            training_run=name,
-            config={},
-        )
+        version = a_version(f"{name}/{trunk}", surface=surface, trunk=trunk)
+        manifest = a_manifest(version, view_types=VIEW_TYPES, training_run=name)
         with self.sessions.writing() as session:
             model_versions.register(session, manifest, artifact_uri=f"/models/{name}", by="ann", now=self.now)
         return version.version_id

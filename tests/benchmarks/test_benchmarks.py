@@ -49,7 +49,7 @@ def test_a_quick_run_prints_its_figures_last(name: str, figures: set[str]) -> No
 @pytest.mark.slow
 def test_a_quick_run_beside_mlflow_prints_its_figures_last() -> None:
     if not (ROOT / ".bench" / "mlflow" / ".installed").exists():
-        pytest.skip("MLflow is not installed: make bench NAME=registry does it")
+        pytest.skip("MLflow is not installed: make rivals does it")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.registry", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
     )

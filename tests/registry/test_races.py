@@ -1,5 +1,6 @@
 """Two at once. Each test runs real threads, each in its own session, against one database."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -9,11 +10,12 @@ from sqlalchemy.orm import Session
 from control_plane.domain.errors import ControlPlaneError, StaleGeneration, SurfaceBusy
 from control_plane.domain.model_version import Surface
 from control_plane.domain.rollout import Command, Phase
-from control_plane.registry import arrivals, history, leases, rollouts, stables, surfaces
+from control_plane.domain.surface_graph import Edge, OnUpstreamRollback
+from control_plane.registry import arrivals, history, leases, release_rows, rollouts, stables, surfaces
 from control_plane.registry.session import Sessions
 from tests.builders import HOME_FEED, NOON, a_plan, a_version
 from tests.registry import scene
-from tests.registry.scene import SURFACES
+from tests.registry.scene import SEARCH, SURFACES
 
 Deed = Callable[[Session], object]
 
@@ -129,3 +131,38 @@ def test_of_many_schedulers_exactly_one_gets_the_lease(sessions: Sessions) -> No
     found = outcomes(sessions, *(acquire(f"replica {number}") for number in range(5)))
 
     assert sorted(found, key=str) == [1, None, None, None, None]
+
+
+def test_a_roll_back_that_waited_while_its_rollout_came_to_be_done_takes_along_what_now_stands_on_it(
+    sessions: Sessions,
+) -> None:
+    """On PostgreSQL it read the rollout before it was done, and has to lock more than it thought."""
+    cascade = Edge(
+        upstream=HOME_FEED, downstream=SEARCH, share_bp=100, held_seconds=0, on_rollback=OnUpstreamRollback.CASCADE
+    )
+    with sessions.writing() as session:
+        scene.a_serving_surface(session)
+        scene.a_serving_surface(session, a_version("a", surface=SEARCH))
+        first = scene.a_rollout_in(session, Phase.WATCHING)
+        candidates = {
+            surface: scene.registered(session, a_version("c", surface=surface)) for surface in (HOME_FEED, SEARCH)
+        }
+
+    def roll_back() -> None:
+        with sessions.writing() as session:
+            rollouts.apply_command(session, first, Command.ROLL_BACK, by="on-call", now=NOON)
+
+    with ThreadPoolExecutor(1) as pool:
+        with sessions.writing() as session:
+            scene.walk(session, first, until=Phase.DONE)
+            waiting = pool.submit(roll_back)
+            time.sleep(0.5)
+            release_id = arrivals.create_release(session, candidates, a_plan(), [cascade], by="ada", now=NOON)
+        waiting.result(timeout=20)
+
+    with sessions.reading() as session:
+        assert rollouts.get(session, first).phase is Phase.ROLLED_BACK
+        followed = release_rows.rollouts_of(session, release_id).values()
+        assert {rollout.phase for rollout in followed} == {Phase.ROLLED_BACK}
+        assert surfaces.get(session, HOME_FEED).stable == a_version("a").version_id
+        assert history.verify(session) == []

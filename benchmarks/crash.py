@@ -1,7 +1,7 @@
 """Processes killed with -9 at random moments and at every failpoint, on SQLite and PostgreSQL: what was violated?
 
 Replicas of API and scheduler, and a runtime, die and are stopped over and over while people create rollouts and
-releases, command, roll back, quarantine and freeze over HTTP, on a clock that runs 600 times as fast, with recorded
+releases, command, roll back, quarantine and freeze over HTTP, on a clock that runs 300 times as fast, with recorded
 evidence before the real judge. After each death a checker reads the database alone; `benchmarks/crash_run/` has what it
 looks for. Both databases have their storm at the same time, until both together had the deaths that are asked for.
 """
@@ -48,7 +48,7 @@ TWICE = (Strike.KILL, Strike.STOP) * 2
 FULL = Effort(
     kills=1_040,
     each_point=5,
-    patience_seconds=780,
+    patience_seconds=720,
     strikes={"sqlite": TWICE, "postgresql": (*TWICE, Strike.STOP_IN_TRANSACTION)},
 )
 QUICK = Effort(

@@ -7,7 +7,7 @@ ARGS ?=
 comma := ,
 STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 RIVALS_STAMP := $(VENV)/.installed-rivals
-MLFLOW_STAMP := .bench/mlflow/.installed
+PEER_STAMPS := .bench/mlflow/.installed .bench/litserve/.installed
 
 .PHONY: demo test check bench rivals figures install clean
 
@@ -24,16 +24,20 @@ test check: $(STAMP)
 bench: $(RIVALS_STAMP)
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-rivals: $(RIVALS_STAMP) $(MLFLOW_STAMP)
+rivals: $(RIVALS_STAMP) $(PEER_STAMPS)
 
 # What benchmarks measure against; nothing else needs it.
 $(RIVALS_STAMP): $(STAMP) benchmarks/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	@touch $@
 
-# In an environment of its own; the benchmark that needs it installs it, too.
-$(MLFLOW_STAMP): benchmarks/registry_run/mlflow.txt | $(STAMP)
+# In environments of their own; those that quick benchmarks need. Each benchmark installs what it misses by itself.
+.bench/mlflow/.installed: benchmarks/registry_run/mlflow.txt | $(STAMP)
 	$(BIN)/python -c 'from benchmarks.registry_run.servers import install_mlflow; install_mlflow()'
+	@touch $@
+
+.bench/litserve/.installed: benchmarks/serving_run/litserve.txt | $(STAMP)
+	$(BIN)/python -c 'from benchmarks.serving_run.environments import install; install("litserve")'
 	@touch $@
 
 figures: $(STAMP)

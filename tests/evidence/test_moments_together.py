@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.domain.model_version import Surface
+from control_plane.domain.model_version import Surface, ViewType
 from control_plane.domain.moments import Moments
 from control_plane.evidence import partition_query, shard_sums
 from control_plane.evidence.aggregate import MomentsQuery, MomentsReader
@@ -26,7 +26,7 @@ def unlike_each_other() -> list[MomentsQuery]:
         query,
         replace(query, surface=Surface("search")),
         replace(query, candidate=OTHER, revenue_cap=1.0),
-        replace(query, stable=CANDIDATE, candidate=STABLE, view_types=["closeup"]),
+        replace(query, stable=CANDIDATE, candidate=STABLE, view_types=[ViewType("closeup")]),
         replace(query, since_ms=START_MS + 2 * DAY_MS + HOUR_MS, salt="one", pre_period_days=2),
         replace(query, since_ms=START_MS + 2 * DAY_MS, salt="other", pre_period_days=2, weights_bp=(1_000, 9_000)),
         replace(query, windows_ms={label: ms // 7 for label, ms in query.windows_ms.items()}, as_of_ms=AS_OF_MS - 5),

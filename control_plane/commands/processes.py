@@ -84,6 +84,8 @@ def up() -> None:
     quiet = ("--log-level", os.environ.get("SUREFOOT_LOG_LEVEL", "warning"))
     page, scores = _address(settings.host, settings.port), _address(settings.runtime_host, settings.runtime_port)
     stopped = _stop_event()
+    if err.is_terminal:
+        err.print("starting …")
     children = [_start("control_plane", "serve")]
     try:
         if not _answers(f"{page}/v1/health", children, stopped):

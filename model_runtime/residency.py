@@ -1,4 +1,4 @@
-"""Which versions are in memory: loaded in the background, trunks shared by digest, the previous ones kept.
+"""Which versions are in memory: loaded in the background, what they hold alike held once, the previous ones kept.
 
 A version that cannot be loaded is told and tried again later; it never touches what is loaded already. One for which
 there is no memory is not begun with; those that nobody names any more make room first.
@@ -19,6 +19,7 @@ from control_plane.domain.manifest import FILE_OF
 from control_plane.domain.model_version import Digest, Part, VersionId
 from model_runtime.checkpoints import LoadedVersion, load_version, read_manifest
 from model_runtime.memory import DoesNotFit, check_fits
+from model_runtime.sharing import share_tensors
 
 KEPT_PREVIOUS = 2  # versions a surface keeps beyond those named: the last stable and the last candidate
 RETRY_SECONDS = 15.0  # a full disk or a share that hung may be well again
@@ -154,6 +155,7 @@ class Residency:
             loaded = load_version(folder, device=self._device, trunks=self._trunks)
             if loaded.version_id != version_id:
                 problem = f"{artifact_uri} holds version {loaded.version_id}"
+            share_tensors(loaded, list(self._versions.values()))
         except Exception as error:  # whatever a bad artifact raises, what serves goes on
             problem = str(error) or type(error).__name__
         with self._changed:
@@ -186,8 +188,9 @@ class Residency:
 
     def _new_bytes(self, folder: Path) -> int:
         """Of the files that hold what is not in memory yet."""
-        trunk = read_manifest(folder).version.trunk
-        names = [name for part, name in FILE_OF.items() if part is not Part.TRUNK or trunk not in self._trunks]
+        version = read_manifest(folder).version
+        held = {v.manifest.version.digest_of_part(part) for v in self._versions.values() for part in FILE_OF}
+        names = [name for part, name in FILE_OF.items() if version.digest_of_part(part) not in held]
         return sum((folder / name).stat().st_size for name in names)
 
     def _held_bytes(self) -> int:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.serving_run import environments, tune
@@ -32,7 +32,7 @@ class Size:
     shadow_seconds: float
 
 
-FULL = Size(rounds=7, seconds=1.5, shadow_rounds=8, shadow_seconds=5.0)
+FULL = Size(rounds=7, seconds=1.5, shadow_rounds=8, shadow_seconds=4.0)
 QUICK = Size(rounds=1, seconds=0.3, shadow_rounds=1, shadow_seconds=1.5)
 QUICK_PEERS = ("litserve",)  # it starts the soonest: all of them take longer than a quick run may
 
@@ -53,11 +53,12 @@ def main() -> None:
             with world(Path(folder)) as made:
                 tune.show(made.bench, made.stable, made.folder, peers)
             return
-        compared, shadowed = run(Path(folder), peers, QUICK if given.quick else FULL)
-    show(compared, shadowed, missing=missing)
+        size = QUICK if given.quick else FULL
+        found = run(Path(folder), peers, replace(size, seconds=given.seconds or size.seconds))
+    show(found.compared, found.shadowed, missing=missing | found.failures)
 
 
-def install(wanted: Sequence[str]) -> Mapping[str, str]:
+def install(wanted: Sequence[str]) -> dict[str, str]:
     """Make what is missing; why a peer cannot be had, by its name."""
     problems = {}
     for peer in wanted:
@@ -89,18 +90,32 @@ def world(folder: Path) -> Iterator[World]:
         yield World(folder=folder, bench=ready, feed=told, stable=stable, candidate=candidate)
 
 
-def run(folder: Path, peers: Sequence[type[Peer]], size: Size) -> tuple[Mapping[str, Pairs], Shadowed]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """`failures` says what became of a peer that did not come to its end, by its name."""
+
+    compared: Mapping[str, Pairs]
+    failures: Mapping[str, str]
+    shadowed: Shadowed
+
+
+def run(folder: Path, peers: Sequence[type[Peer]], size: Size) -> Found:
     compared: dict[str, Pairs] = {}
+    failures: dict[str, str] = {}
     with world(folder) as made:
         with our_server(made) as ours:
             for peer in peers:
-                compared[peer.name] = beside(made, ours, peer, size)
+                try:
+                    compared[peer.name] = beside(made, ours, peer, size)
+                except RuntimeError as error:
+                    tell(f"{peer.name}: {error}")
+                    failures[peer.name] = str(error)
         with our_server(made, is_shown=True) as ours:
             assert isinstance(ours.server, Surefoot)
             rounds = ShadowRounds(made.bench, ours.server, made.feed, stable=made.stable, candidate=made.candidate)
             tell("shadow")
             shadowed = rounds.run(rounds=size.shadow_rounds, seconds=size.shadow_seconds)
-    return compared, shadowed
+    return Found(compared=compared, failures=failures, shadowed=shadowed)
 
 
 def beside(made: World, ours: Up, peer: type[Peer], size: Size) -> Pairs:

@@ -16,7 +16,7 @@ Compared = Mapping[str, Pairs]  # by peer and way of using it
 
 def show(compared: Compared, shadowed: Shadowed, *, missing: Mapping[str, str]) -> None:
     for peer, problem in missing.items():
-        print(f"{peer} could not be installed and is not in the comparison:\n{problem}\n")
+        print(f"{peer} is not in the comparison:\n{problem}\n")
     rows = [_row(name, load, pairs[load]) for name, pairs in compared.items() for load in pairs]
     report("serving", columns=COLUMNS, rows=[*rows, *_shadow_rows(shadowed)], figures=figures(compared, shadowed))
 

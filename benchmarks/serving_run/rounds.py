@@ -65,7 +65,7 @@ class Bench:
     def __init__(self, folder: Path, sender: Generator) -> None:
         self._folder = folder
         self._sender = sender
-        self._written: dict[tuple[int, int], Path] = {}
+        self._written: dict[tuple[Server, int], Path] = {}
 
     def measure(self, up: Up, load: Load, *, seconds: float) -> Measured:
         spent = up.processes.cpu_seconds()
@@ -87,16 +87,16 @@ class Bench:
         return self._sender.run(
             Job(
                 port=server.port,
-                requests=str(self._requests(server, load.rows)),
+                requests=str(self.requests(server, rows=load.rows)),
                 connections=load.connections,
                 seconds=seconds,
                 rate_per_s=rate_per_s,
             )
         )
 
-    def _requests(self, server: Server, rows: int) -> Path:
+    def requests(self, server: Server, *, rows: int) -> Path:
         """Written once, while nothing is measured."""
-        key = (id(server), rows)
+        key = (server, rows)  # the server itself: the id of one that is gone would come again
         if key not in self._written:
             self._written[key] = self._folder / f"requests-{len(self._written)}"
             write_requests(self._written[key], [server.request(page) for page in pages(NUM_USERS, rows=rows)])

@@ -1,10 +1,10 @@
 """Every server of the comparison: how it is started, how a page of candidates is asked of it, how its scores are read.
 
-Peers stand here twice. *Documented*: flat rows as JSON numbers, with the peer's own batching where it helped; a row
+Peers stand here twice. *Documented*: flat rows as JSON numbers; a row
 brings its user's features with it, and the network reads each row alone. *Broadcast*: the whole request in the
 quickest form that the peer's documents offer, scored by this project's forward, which reads a user once.
 
-Settings were tried by `python -m benchmarks.serving --tune`; the best on two cores stand here.
+Two worker processes each, one for each of two cores; `python -m benchmarks.serving --tune` tries other settings.
 """
 
 import base64

@@ -17,10 +17,12 @@ from benchmarks.serving_run import environments, processes
 from benchmarks.serving_run.environments import PEERS, ROOT
 from benchmarks.serving_run.figures import figures
 from benchmarks.serving_run.load import Generator, Job, Result, generator, read_requests, write_requests
-from benchmarks.serving_run.model import export_version, pages
-from benchmarks.serving_run.rounds import Measured, Pair
+from benchmarks.serving_run.model import Exported, export_version, pages
+from benchmarks.serving_run.rounds import Bench, Measured, Pair
+from benchmarks.serving_run.servers import Surefoot
 from benchmarks.serving_run.shadow import Shadowed
 from benchmarks.serving_run.wire import TASKS, flat_rows, load, pack, pack_scores, scores_of_rows, unpack, unpack_scores
+from control_plane.domain.model_version import VersionId
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -181,6 +183,15 @@ def test_flat_rows_and_packed_batches_score_as_the_batch_does(tmp_path: Path) ->
     assert {len(each) for each in rows.values()} == {50}
     assert np.abs(by_rows_TN - expected_TN).max() < 1e-6
     assert np.array_equal(packed_TN, expected_TN)
+
+
+def test_each_server_gets_requests_of_its_own_also_after_others_are_gone(tmp_path: Path) -> None:
+    artifact = Exported(folder=tmp_path, version_id=VersionId("v"))
+    with generator() as unused:
+        bench = Bench(tmp_path, unused)
+        asked = [bench.requests(Surefoot(0, tmp_path, artifact, feed_url=""), rows=1) for _ in range(5)]
+
+    assert len(set(asked)) == 5
 
 
 @pytest.mark.parametrize("peer", PEERS)

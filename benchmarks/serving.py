@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round beside one peer")
     parser.add_argument("--only", nargs="+", metavar="PEER", choices=environments.PEERS, help="beside these alone")
+    parser.add_argument("--seconds", type=float, help="of each side, in each round, for each load")
     parser.add_argument(
         "--tune", action="store_true", help="try the peers' settings instead, and print what each gives"
     )

@@ -119,7 +119,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         help="exports that may be loaded by hand (v2/repository); empty is none",
     )
     levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log-level", choices=levels, default=default("LOG_LEVEL", known.log_level))
+    parser.add_argument("--log-level", type=str.lower, choices=levels, default=default("LOG_LEVEL", known.log_level))
     return parser
 
 

@@ -38,3 +38,10 @@ def test_a_value_that_makes_no_sense_names_its_flag(argv: list[str], capsys: pyt
 
     assert caught.value.code == 2
     assert argv[0] in capsys.readouterr().err
+
+
+def test_the_log_level_is_read_in_any_case_and_a_wrong_one_refused() -> None:
+    assert read_settings([], {"SUREFOOT_LOG_LEVEL": "WARNING"}).log_level == "warning"
+    assert read_settings(["--log-level", "debug"], {}).log_level == "debug"
+    with pytest.raises(SystemExit):
+        read_settings(["--log-level", "loud"], {})

@@ -15,6 +15,7 @@ from control_plane.domain.errors import ControlPlaneError, InvalidField
 from control_plane.domain.model_version import Surface
 from model_runtime.networks.engagement import HeadConfig, TrunkConfig, read_config
 from model_runtime.training import open_bandit
+from model_runtime.training.calibrate import METHODS, CalibrationConfig
 from model_runtime.training.data import Examples, read_examples, read_json
 from model_runtime.training.export import DEFAULT_MODEL_NAME, ExportConfig, export
 from model_runtime.training.faults import parse_fault, with_fault
@@ -86,6 +87,7 @@ def _add_train(commands: Any) -> None:
     command.add_argument(
         "--precision", choices=PRECISIONS, default=default.precision, help="how matrices are multiplied"
     )
+    command.add_argument("--calibration", choices=METHODS, default=default.calibration.method)
     command.add_argument("--checkpoint-every", type=int, default=0, help="steps after which the run's state is saved")
     command.add_argument("--resume", action="store_true", help="go on from the state that lies in the output folder")
     command.add_argument("--device", default=default.device)
@@ -101,6 +103,7 @@ def _add_recalibrate(commands: Any) -> None:
     command.add_argument("--data", type=Path, required=True, help="folder with impressions.parquet and features.json")
     command.add_argument("--out", type=Path, required=True, help="folder for the joint checkpoint")
     command.add_argument("--after-ms", type=int, default=None, help="use only what was served at this time or later")
+    command.add_argument("--calibration", choices=METHODS, default=None, help="another kind than the checkpoint's")
     command.set_defaults(command=_recalibrate)
 
 
@@ -154,6 +157,7 @@ def _train(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         has_one_head=arguments.one_head,
         precision=arguments.precision,
+        calibration=CalibrationConfig(method=arguments.calibration),
         **_model(arguments.model),
     )
     if arguments.threads is not None:
@@ -227,7 +231,9 @@ def _over(default: object, told: object) -> object:
 
 def _recalibrate(arguments: argparse.Namespace) -> None:
     joint = JointCheckpoint.read(arguments.checkpoint)
-    recalibrate(joint, read_examples(arguments.data), after_ms=arguments.after_ms).write(arguments.out)
+    calibration = None if arguments.calibration is None else CalibrationConfig(method=arguments.calibration)
+    fitted = recalibrate(joint, read_examples(arguments.data), after_ms=arguments.after_ms, calibration=calibration)
+    fitted.write(arguments.out)
     print(f"calibrated anew: {joint.training_run} in {arguments.out}")
 
 

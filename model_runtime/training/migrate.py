@@ -72,10 +72,13 @@ def add_surface(
         fit(network.to(config.device), examples, rows, config.fit, progress=progress, part=added)
     network = network.eval().to("cpu")
     _check_unchanged(joint, network)
-    measured = {surface: calibrate(network, examples, surface, part.calibration)}
+    measured = {surface: calibrate(network, examples, surface, part.calibration, config.calibration)}
     return JointCheckpoint(
         network=network,
-        calibrators={**joint.calibrators, surface: calibrate(network, examples, surface, part.held_out)},
+        calibrators={
+            **joint.calibrators,
+            surface: calibrate(network, examples, surface, part.held_out, config.calibration),
+        },
         golden={**joint.golden, surface: golden_rows(examples, surface, part)},
         training_run=f"{run_name(network, config)}-with-{surface}",
         metrics=_merged(

@@ -24,7 +24,7 @@ from model_runtime.networks.engagement import (
 )
 from model_runtime.networks.features import IntArray, RowBatch
 from model_runtime.networks.nulls import null_rates_of_rows
-from model_runtime.training.calibrate import fit_calibrator
+from model_runtime.training.calibrate import CalibrationConfig, fit_calibrator
 from model_runtime.training.data import Examples, Parts, split_by_time
 from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
 from model_runtime.training.fit import FitConfig, Progress, check_precision, fit
@@ -52,6 +52,7 @@ class TrainConfig:
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     heads: Mapping[Surface, HeadConfig] = field(default_factory=dict)  # of surfaces whose architecture is their own
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     has_one_head: bool = False
     precision: str = "fp32"  # of PRECISIONS: how matrices are multiplied, weights and losses stay fp32
 
@@ -97,10 +98,16 @@ def train(
         network = _new_network(examples, config, rows) if start is None else _taken_over(start, examples)
         fit(network.to(config.device), examples, rows, config.fit, progress=progress, resume=resume)
     network = network.eval().to("cpu")
-    measured = {surface: calibrate(network, examples, surface, part.calibration) for surface, part in parts.items()}
+    measured = {
+        surface: calibrate(network, examples, surface, part.calibration, config.calibration)
+        for surface, part in parts.items()
+    }
     return JointCheckpoint(
         network=network,
-        calibrators={surface: calibrate(network, examples, surface, part.held_out) for surface, part in parts.items()},
+        calibrators={
+            surface: calibrate(network, examples, surface, part.held_out, config.calibration)
+            for surface, part in parts.items()
+        },
         golden={surface: golden_rows(examples, surface, parts[surface]) for surface in parts},
         training_run=run_name(network, config),
         metrics={
@@ -113,9 +120,15 @@ def train(
     )
 
 
-def recalibrate(joint: JointCheckpoint, examples: Examples, *, after_ms: int | None = None) -> JointCheckpoint:
+def recalibrate(
+    joint: JointCheckpoint,
+    examples: Examples,
+    *,
+    after_ms: int | None = None,
+    calibration: CalibrationConfig | None = None,
+) -> JointCheckpoint:
     """The same network with calibrators fitted anew, on rows that it was not trained on: those served at `after_ms`
-    or later. A surface without such rows keeps its calibrator.
+    or later. A surface without such rows keeps its calibrator. They are of the kind that was there, if none is named.
 
     Raises:
         InvalidField: the rows have other features than the network, or none is late enough.
@@ -128,7 +141,9 @@ def recalibrate(joint: JointCheckpoint, examples: Examples, *, after_ms: int | N
     if not any(map(len, late.values())):
         raise InvalidField("after_ms", "leaves no row to calibrate on")
     fitted = {
-        surface: calibrate(joint.network, examples, surface, row_M) for surface, row_M in late.items() if len(row_M)
+        surface: calibrate(joint.network, examples, surface, row_M, calibration or _kind_of(joint.calibrators[surface]))
+        for surface, row_M in late.items()
+        if len(row_M)
     }
     weights = weights_of(joint.network)
     return replace(
@@ -177,10 +192,26 @@ def _rows_by_head(
         yield head, np.concatenate([rows[surface] for surface, its_head in heads.items() if its_head is head])
 
 
-def calibrate(network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray) -> Calibrator:
+def calibrate(
+    network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray, config: CalibrationConfig
+) -> Calibrator:
     logit_M, view_type_M = click_logits(network, examples, surface, row_M)
     click_M = examples.label_NT[row_M, CLICK] > 0
-    return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, len(examples.spec.view_types[surface]))
+    num_view_types = len(examples.spec.view_types[surface])
+    return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, num_view_types, config)
+
+
+def _calibrators(
+    network: EngagementNetwork, examples: Examples, rows: Mapping[Surface, IntArray], config: CalibrationConfig
+) -> dict[Surface, Calibrator]:
+    return {surface: calibrate(network, examples, surface, row_M, config) for surface, row_M in rows.items()}
+
+
+def _kind_of(calibrator: Calibrator) -> CalibrationConfig:
+    """A curve again where there was one."""
+    if calibrator.num_knots:
+        return CalibrationConfig(method="isotonic", num_knots=calibrator.num_knots)
+    return CalibrationConfig()
 
 
 def golden_rows(examples: Examples, surface: Surface, parts: Parts) -> RowBatch:

@@ -6,6 +6,8 @@ own documents show, and with this project's forward inside. Then, what a shadow 
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.serving_run import environments, tune
 from benchmarks.serving_run.feed import Feed, feed
-from benchmarks.serving_run.figures import show
+from benchmarks.serving_run.figures import row, show
 from benchmarks.serving_run.model import SURFACE, Exported, export_version, pages
 from benchmarks.serving_run.rounds import LARGE, SMALL, Bench, Pairs, Up, bench, in_turn
 from benchmarks.serving_run.servers import PEERS, Peer, Server, Surefoot, check, free_port, started
@@ -46,6 +48,7 @@ def main() -> None:
         "--tune", action="store_true", help="try the peers' settings instead, and print what each gives"
     )
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers leave with it
     wanted = given.only or (QUICK_PEERS if given.quick else environments.PEERS)
     missing = install(wanted)
     peers = [peer for peer in PEERS if peer.environment_name in wanted and peer.environment_name not in missing]
@@ -130,6 +133,8 @@ def beside(made: World, ours: Up, peer: type[Peer], size: Size) -> Pairs:
         theirs = Up(server=server, processes=processes)
         pairs = in_turn(made.bench, ours, theirs, loads, rounds=size.rounds, seconds=size.seconds)
     tell(f"{peer.name}: up after {up_after:.0f} s, measured after {time.monotonic() - began:.0f} s")
+    for load, of_load in pairs.items():
+        print("  ".join(row(peer.name, load, of_load)), flush=True)
     return pairs
 
 

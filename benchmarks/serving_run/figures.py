@@ -17,7 +17,7 @@ Compared = Mapping[str, Pairs]  # by peer and way of using it
 def show(compared: Compared, shadowed: Shadowed, *, missing: Mapping[str, str]) -> None:
     for peer, problem in missing.items():
         print(f"{peer} is not in the comparison:\n{problem}\n")
-    rows = [_row(name, load, pairs[load]) for name, pairs in compared.items() for load in pairs]
+    rows = [row(name, load, pairs[load]) for name, pairs in compared.items() for load in pairs]
     report("serving", columns=COLUMNS, rows=[*rows, *_shadow_rows(shadowed)], figures=figures(compared, shadowed))
 
 
@@ -70,7 +70,7 @@ def _absolute(compared: Compared) -> dict[str, float]:
     return found
 
 
-def _row(name: str, load: str, pairs: Sequence[Pair]) -> list[str]:
+def row(name: str, load: str, pairs: Sequence[Pair]) -> list[str]:
     ratios = rate_ratios(pairs)
 
     def both(value: str, form: str) -> list[str]:
@@ -89,5 +89,5 @@ def _shadow_rows(shadowed: Shadowed) -> list[list[str]]:
     alone, beside = (exact_median(map(p99_ms, each)) for each in (shadowed.alone, shadowed.beside))
     what = f"{shadowed.rate_per_s:.0f}/s, {shadowed.scored} scored, {shadowed.dropped} dropped"
     ratio = f"{exact_median(shadowed.p99_ratios):.3g}×"
-    row = ["a shadow: with / without", what, "", "", ratio, spread(shadowed.p99_ratios)]
-    return [[*row, f"{beside:.3g}", f"{alone:.3g}", "", "", "", str(shadowed.failed)]]
+    cells = ["a shadow: with / without", what, "", "", ratio, spread(shadowed.p99_ratios)]
+    return [[*cells, f"{beside:.3g}", f"{alone:.3g}", "", "", "", str(shadowed.failed)]]

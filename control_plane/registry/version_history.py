@@ -4,7 +4,7 @@ A registration changes nothing that serves, so it makes no generation and has no
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -35,6 +35,9 @@ class Entry:
     hash: str = ""
 
 
+HASHED = [name for name in Entry.__dataclass_fields__ if name not in ("previous_hash", "hash")]
+
+
 def begin(session: Session, version_id: VersionId, *, manifest: str, artifact_uri: str, by: str, now: datetime) -> None:
     """The first link of a new version's chain; written with the version itself."""
     entry = Entry(
@@ -46,7 +49,7 @@ def begin(session: Session, version_id: VersionId, *, manifest: str, artifact_ur
         artifact_uri=artifact_uri,
         manifest_digest=digest_of(manifest.encode()),
     )
-    session.execute(NEW_ROW, asdict(replace(entry, hash=hash_of(entry))))
+    _insert(session, entry)
 
 
 def go_on(session: Session, version_id: VersionId, *, manifest: str, artifact_uri: str, by: str, now: datetime) -> None:
@@ -63,7 +66,7 @@ def go_on(session: Session, version_id: VersionId, *, manifest: str, artifact_ur
         code_version=CODE_VERSION,
         previous_hash=last.hash,
     )
-    session.execute(NEW_ROW, asdict(replace(entry, hash=hash_of(entry))))
+    _insert(session, entry)
 
 
 def list_entries(session: Session, version_id: VersionId) -> list[Entry]:
@@ -74,7 +77,7 @@ def list_entries(session: Session, version_id: VersionId) -> list[Entry]:
 
 def hash_of(entry: Entry) -> str:
     """What `entry.hash` must be."""
-    content = {name: value for name, value in asdict(entry).items() if name not in ("previous_hash", "hash")}
+    content = {name: getattr(entry, name) for name in HASHED}
     content["at"] = entry.at.astimezone(UTC).isoformat(timespec="microseconds")
     return digest_of(f"{entry.previous_hash}\n{canonical_json(content)}".encode())
 
@@ -89,6 +92,11 @@ def problems(session: Session) -> Iterator[str]:
     )
     for version_id, rows in groupby(session.execute(query), key=lambda row: row[0]):
         yield from (f"version {version_id}: {problem}" for problem in _problems_of(rows))
+
+
+def _insert(session: Session, entry: Entry) -> None:
+    columns = {name: getattr(entry, name) for name in Entry.__dataclass_fields__}
+    session.execute(NEW_ROW, {**columns, "hash": hash_of(entry)})
 
 
 def _problems_of(rows: Iterable[Row[str, str, str, VersionHistoryRow | None]]) -> Iterator[str]:

@@ -210,6 +210,7 @@ TABLES = {  # by the name of their keys in `Sums`; how many columns after the pl
     "reliability_keys": (RELIABILITY, 5),
     "shadow_reliability_keys": (SHADOW_RELIABILITY, 5),
 }
+OF_PAIRS = frozenset({"pair_keys", "bin_keys", "score_pair_keys", "shadow_reliability_keys"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -323,9 +324,11 @@ class PartitionQuery:
         self._connection.execute(SHOWN.format(exposures=once[EventKind.EXPOSURE], arm=ARM, home_arm=HOME_ARM))
         self._connection.execute(SHADOWED.format(shadow_scores=once[EventKind.SHADOW_SCORE]))
         self._connection.execute(LABELLED.format(engagements=once[EventKind.ENGAGEMENT]))
-        self._connection.execute(PAIRED)
+        has_pairs = self._made(PAIRED) > 0
         columns: list[dict[str, NDArray[np.int64]]] = [{} for _ in alike]
         for name, (sql, num_keys) in TABLES.items():
+            if not has_pairs and name in OF_PAIRS:
+                continue
             for own, rows in zip(columns, self._by_place(sql, len(alike)), strict=True):
                 own[name], own[KEYED[name]] = rows[:, :num_keys], rows[:, num_keys:]
         for own, rows in zip(columns, self._by_place(NEWEST, len(alike)), strict=True):
@@ -370,11 +373,10 @@ class PartitionQuery:
         rows = f"SELECT *, served_at_ms // {DAY_MS} AS day FROM {read}"
         identity = ", ".join(IDENTITY[kind])
         repeated = f"repeated_{kind.value}"
-        self._connection.execute(
+        found = self._made(
             f"CREATE OR REPLACE TEMP TABLE {repeated} AS "
             f"SELECT {identity} FROM ({rows}) GROUP BY ALL HAVING count(*) > 1"
         )
-        (found,) = self._connection.execute(f"SELECT count(*) FROM {repeated}").fetchone() or (0,)
         if found == 0:
             return rows
         order = ", ".join(SCHEMA_OF[kind].names)
@@ -383,6 +385,11 @@ class PartitionQuery:
             f"SELECT * FROM ({rows}) SEMI JOIN {repeated} USING ({identity}) "
             f"QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY {order}) = 1"
         )
+
+    def _made(self, create: str) -> int:
+        """Make a table; return how many rows it has."""
+        (count,) = self._connection.execute(create).fetchone() or (0,)
+        return int(count)
 
     def _by_place(self, sql: str, count: int) -> "list[NDArray[np.int64]]":
         """Each place's rows, without the place."""

@@ -103,7 +103,7 @@ def roll_back_surface(
     cause = Cause(command=Command.ROLL_BACK.value, by=by, reason=reason, now=now)
     if state.candidate_bp and state.rollout_id is not None:
         rollouts.apply_command(session, state.rollout_id, Command.ROLL_BACK, by=by, now=now, reason=reason)
-    elif seen_generation != state.generation and is_home(session, state):
+    elif seen_generation != state.generation and _is_back(session, state):
         _end_standing(session, states, state, cause)
     elif state.rollout_id is None or has_way_back(session, state):
         changes.check_seen(state, seen_generation)
@@ -126,6 +126,14 @@ def has_way_back(session: Session, state: SurfaceState) -> bool:
     except NoSafeVersion:
         return False
     return True
+
+
+def _is_back(session: Session, state: SurfaceState) -> bool:
+    """Whether an earlier press, or the like of it, has done what this one may do."""
+    if is_home(session, state):
+        return True
+    ended_last = history.last_command(session, state.surface) in {*GOING_HOME, commands.MAKE_WAY}
+    return ended_last and not has_way_back(session, state)
 
 
 def _last_served_change(session: Session, state: SurfaceState) -> int:

@@ -82,12 +82,13 @@ def test_where_stable_has_nothing_to_go_back_to_the_rollout_ends(sessions: Sessi
         scene.a_serving_surface(session)
         rollout_id = scene.a_rollout_in(session, phase)
 
-        state = pressed(session)
+        first, again = pressed(session), pressed(session)
 
-        assert roles(state) == (STABLE, None, 0)
+        assert roles(first) == (STABLE, None, 0)
+        assert again == first
         assert rollouts.get(session, rollout_id).phase is Phase.ROLLED_BACK
         with pytest.raises(NoSafeVersion):
-            pressed(session)
+            pressed(session, seen_generation=first.generation)
 
 
 def test_who_presses_after_the_queue_moved_on_does_not_go_back_a_second_version(sessions: Sessions) -> None:

@@ -115,7 +115,10 @@ class SurfaceBusy(ControlPlaneError):
     def __init__(self, surface: str, rollout_id: int) -> None:
         self.surface = surface
         self.rollout_id = rollout_id
-        ways = "end it first; a new rollout may queue behind it or replace it (on_busy)"
+        ways = (
+            f"end it first, as by `surefoot rollout abort {rollout_id}`; or let a new rollout queue behind it or replace "
+            "it (`surefoot rollout start --on-busy`)"
+        )
         super().__init__(f"{surface} is busy with rollout {rollout_id}; {ways}")
 
 

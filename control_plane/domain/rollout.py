@@ -206,7 +206,7 @@ def apply(
     try:
         return _applied(rollout, command, now=now, by=by, reason=reason, groups=groups)
     except IllegalTransition:
-        hint = approval_hint(rollout) if command is Command.APPROVE else ""
+        hint = approval_hint(rollout) if command is Command.APPROVE and rollout.phase not in FINISHED else ""
         raise IllegalTransition(rollout.phase, command, takes=takes(rollout), hint=hint) from None
 
 

@@ -116,8 +116,8 @@ class SurfaceBusy(ControlPlaneError):
         self.surface = surface
         self.rollout_id = rollout_id
         ways = (
-            f"end it first, as by `surefoot rollout abort {rollout_id}`; or let a new rollout queue behind it or replace "
-            "it (`surefoot rollout start --on-busy`)"
+            f"end it first, as by `surefoot rollout abort {rollout_id}`; or let a new rollout queue behind it or "
+            "replace it (`surefoot rollout start --on-busy`)"
         )
         super().__init__(f"{surface} is busy with rollout {rollout_id}; {ways}")
 

@@ -66,7 +66,7 @@ def test_adopting_is_refused_while_a_rollout_is_active(sessions: Sessions) -> No
             scene.adopted(session, other)
 
     assert refusal.value.rollout_id == rollout_id
-    assert str(refusal.value).endswith("end it first; a new rollout may queue behind it or replace it (on_busy)")
+    assert str(refusal.value).endswith("or replace it (`surefoot rollout start --on-busy`)")
 
 
 def test_a_version_of_another_surface_is_not_adopted(sessions: Sessions) -> None:

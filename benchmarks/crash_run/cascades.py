@@ -105,6 +105,9 @@ class Cascades:
                     expected[rollout.rollout_id] = wanted
                 elif surface in held or gave_up:
                     expected.setdefault(rollout.rollout_id, "")
+            for edge in edges:  # what was taken along first and then went for its own sake, in one transaction
+                if edge["upstream"] in {*gone, *back} and edge["downstream"] in gone:
+                    expected.setdefault(rollouts[edge["downstream"]].rollout_id, "")
         yield from _compared(together, expected)
         self.followed += sum(change.follows for change in together)
 

@@ -61,7 +61,9 @@ def broken_move(command: str, before: Mapping[str, Any], after: Mapping[str, Any
 def is_raise(command: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether an advance stayed in its step, for more weight there."""
     was, becomes = before.get("rollout"), after.get("rollout")
-    return command == "advance" and bool(was and becomes) and was == becomes
+    if command != "advance" or was is None or becomes is None:
+        return False
+    return all(was[name] == becomes[name] for name in ("rollout_id", "phase", "step"))
 
 
 def is_waiting(before: Mapping[str, Any]) -> bool:

@@ -7,23 +7,19 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from itertools import count
-
-from sqlalchemy.orm import Session
 
 from benchmarks.crash_run.answers import Answer, Answers, Asked
 from benchmarks.crash_run.plans import Kind, a_plan_mapping
+from benchmarks.crash_run.versions import a_version, register
 from control_plane.clock import Clock
 from control_plane.domain.errors import ControlPlaneError
-from control_plane.domain.manifest import Manifest
-from control_plane.domain.model_version import ModelVersion, Surface, VersionId, ViewType, digest_of
+from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.rollout import Command, OnBusy, Phase, Rollout
 from control_plane.domain.surface_graph import OnUpstreamRollback
 from control_plane.registry import freezes, model_versions, rollouts, surfaces
 from control_plane.registry.session import Sessions
 
-VIEW_TYPES = (ViewType("grid"),)
 RELEASED = tuple(Surface(name) for name in ("boards", "closeup", "shopping"))
 TRIES = 4
 TIMEOUT_SECONDS = 15.0  # beyond SQLite's patience with a writer before
@@ -274,27 +270,3 @@ def _send(port: int, method: str, path: str, body: str | None, headers: Mapping[
         return None
     finally:
         connection.close()
-
-
-def a_version(surface: Surface, name: str, *, trunk: str) -> ModelVersion:
-    return ModelVersion(
-        surface=surface,
-        trunk=digest_of(trunk.encode()),
-        surface_export=digest_of(f"{surface}/{name}".encode()),
-        calibrator=digest_of(f"{surface}/{name}/calibrator".encode()),
-        feature_signature=digest_of(b"signature"),
-    )
-
-
-def register(session: Session, version: ModelVersion, *, now: datetime) -> VersionId:
-    manifest = Manifest(
-        version=version,
-        model_name="unified",
-        view_types=VIEW_TYPES,
-        golden=digest_of(b"golden"),
-        golden_tolerance=1e-5,
-        training_run="crash",
-        config={},
-    )
-    record = model_versions.register(session, manifest, artifact_uri="/models/any", by="ann", now=now)
-    return record.version_id

@@ -18,11 +18,12 @@ from benchmarks.crash_run.answers import Answer, Answers
 from benchmarks.crash_run.checker import Checker
 from benchmarks.crash_run.driven_clock import DrivenClock
 from benchmarks.crash_run.last_known_good import LastKnownGood
-from benchmarks.crash_run.people import RELEASED, VIEW_TYPES, People, a_version, register
+from benchmarks.crash_run.people import RELEASED, People
 from benchmarks.crash_run.processes import free_ports, started, warm_up
 from benchmarks.crash_run.receiver import Receiver
 from benchmarks.crash_run.registry import url_of
 from benchmarks.crash_run.replica import Deployment, follow, serve
+from benchmarks.crash_run.versions import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.victim import Victim
 from benchmarks.crash_run.violation import Violation
 from benchmarks.crash_run.wrote import WROTE

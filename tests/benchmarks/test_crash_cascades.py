@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.orm import Session
 
 from benchmarks.crash_run.checker import Checker
-from benchmarks.crash_run.people import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.plans import Kind, a_plan_mapping
 from benchmarks.crash_run.registry import opened
+from benchmarks.crash_run.versions import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.wrote import written_down
 from control_plane.domain.model_version import Surface
 from control_plane.domain.plan_mapping import plan_from_mapping

@@ -14,9 +14,9 @@ from benchmarks.crash_run.answers import Answer, Answers, Asked
 from benchmarks.crash_run.checker import Checker
 from benchmarks.crash_run.evidence import Worth, worth_of
 from benchmarks.crash_run.last_known_good import LastKnownGood
-from benchmarks.crash_run.people import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.plans import a_plan_mapping
 from benchmarks.crash_run.registry import opened
+from benchmarks.crash_run.versions import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.violation import Violation
 from benchmarks.crash_run.wrote import written_down
 from control_plane.domain.model_version import ModelVersion, Surface

@@ -14,11 +14,11 @@ from sqlalchemy import func, select
 from benchmarks.crash_run.checker import Checker
 from benchmarks.crash_run.driven_clock import DrivenClock
 from benchmarks.crash_run.evidence import Worth, worth_of
-from benchmarks.crash_run.people import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.plans import a_plan_mapping
 from benchmarks.crash_run.processes import Process, free_ports, started
 from benchmarks.crash_run.registry import opened, url_of
 from benchmarks.crash_run.replica import Deployment, is_up, serve
+from benchmarks.crash_run.versions import VIEW_TYPES, a_version, register
 from benchmarks.crash_run.wrote import WROTE
 from control_plane.domain.plan_mapping import plan_from_mapping
 from control_plane.domain.rollout import Command

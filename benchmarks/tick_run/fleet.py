@@ -1,7 +1,7 @@
 """A registry and an event log in which many rollouts ramp at once: one surface made by the registry's own commands,
 and as many like it as are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,11 +38,15 @@ def make_fleet(sessions: Sessions, log: EventLog, *, count: int, check_seconds: 
     names = [Surface(f"surface_{number:04d}") for number in range(count)]
     with sessions.writing() as session:
         _make_template(session, started, check_seconds)
-        _copy(session, names[1:], now=now)
-        states = [surfaces.get(session, name) for name in (names[0], names[-1])]
+    with sessions.reading() as session:
+        template = _rows_of_template(session)
+    copies = _copies(template, names[1:], now=now)  # no transaction is open meanwhile: it would be ended for idling
+    with sessions.writing() as session:
+        _insert(session, copies)
+    states = _states(sessions, names)
     assert {state.candidate_bp for state in states} == {SHARE_BP}
     beat(sessions, names)
-    traffic = Traffic(_states(sessions, names), VIEW_TYPES)
+    traffic = Traffic(states, VIEW_TYPES)
     traffic.serve(log, count * USERS, started, now)
     spread_checks(sessions, count, seconds=check_seconds)
     return traffic
@@ -88,12 +92,18 @@ def _make_template(session: Session, now: datetime, check_seconds: float) -> Non
     assert rollout.phase is Phase.RAMPING
 
 
-def _copy(session: Session, names: Sequence[Surface], *, now: datetime) -> None:
+def _rows_of_template(session: Session) -> dict[Any, list[dict[str, Any]]]:
+    return {
+        table: _mapping(session, table, table.__table__.c.surface == TEMPLATE)
+        for table in (SurfaceRow, ModelVersionRow, SplitRow, RolloutRow)
+    }
+
+
+def _copies(
+    template: Mapping[Any, list[dict[str, Any]]], names: Sequence[Surface], *, now: datetime
+) -> dict[Any, list[dict[str, Any]]]:
     """Rows like the template's, under other names and versions; histories of their own begin at the next change."""
-    surface, split, rollout, version = (
-        _mapping(session, table, table.__table__.c.surface == TEMPLATE)
-        for table in (SurfaceRow, SplitRow, RolloutRow, ModelVersionRow)
-    )
+    surface, version, split, rollout = template.values()
     versions, rows = [], []
     for number, name in enumerate(names, start=2):
         manifests = {role: _manifest(name, role) for role in ("stable", "candidate")}
@@ -123,13 +133,21 @@ def _copy(session: Session, names: Sequence[Surface], *, now: datetime) -> None:
                 },
             )
         )
+    return {
+        SurfaceRow: [row[0] for row in rows],
+        ModelVersionRow: versions,
+        SplitRow: [one for row in rows for one in row[1]],
+        RolloutRow: [row[2] for row in rows],
+    }
+
+
+def _insert(session: Session, copies: Mapping[Any, list[dict[str, Any]]]) -> None:
     connection = session.connection()  # many rows a statement, where the mapper would send one after another
-    connection.execute(insert(SurfaceRow), [row[0] for row in rows])
-    connection.execute(insert(ModelVersionRow), versions)
-    connection.execute(insert(SplitRow), [one for row in rows for one in row[1]])
-    connection.execute(insert(RolloutRow), [row[2] for row in rows])
+    for table, rows in copies.items():
+        connection.execute(insert(table), rows)
     session.execute(
-        text("SELECT setval(pg_get_serial_sequence('rollout', 'rollout_id'), :top)"), {"top": len(names) + 1}
+        text("SELECT setval(pg_get_serial_sequence('rollout', 'rollout_id'), :top)"),
+        {"top": len(copies[RolloutRow]) + 1},
     )
 
 

@@ -26,10 +26,10 @@ from tests.postgres import PostgresCluster
 from tests.stories.test_kill import wait_until_up
 from tests.stories.world import STORY_PLAN, World
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 TAKEOVER_SECONDS = 15.0
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0  # for what has no bar of its own: the machine may be busy
 SHORT_LEASE: Mapping[str, object] = {"SUREFOOT_LEASE_SECONDS": 3.0}
 NOTHING: Mapping[str, object] = {}
 CHECKED_OFTEN = a_plan(**{**STORY_PLAN, "check_every": "1s"})
@@ -262,12 +262,12 @@ def test_clocks_five_seconds_apart_harm_nothing(house: House, first_ahead_second
         return house.set_clock(ahead_seconds=first_ahead_seconds, name="first clock"), house.set_clock()
 
     first_clock, second_clock = hands()
+    world.heartbeat()
     with house.scheduler({**SHORT_LEASE, "SUREFOOT_CLOCK_FILE": first_clock}) as first:
         eventually(lambda: house.held_by(first))
         with house.scheduler({**SHORT_LEASE, "SUREFOOT_CLOCK_FILE": second_clock}) as second:
 
             def is_in(phase: Phase) -> bool:
-                world.heartbeat()
                 world.now += timedelta(seconds=1)
                 hands()
                 time.sleep(0.1)
@@ -275,6 +275,7 @@ def test_clocks_five_seconds_apart_harm_nothing(house: House, first_ahead_second
 
             eventually(lambda: is_in(Phase.WARMING))
             first.kill()
+            world.heartbeat()  # not before: it is what ends the warming
             eventually(lambda: is_in(Phase.SHADOW))
             assert house.held_by(second)
 

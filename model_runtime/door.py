@@ -100,20 +100,20 @@ class Door:
         """Every version in memory or in the repository; of those that are not ready, why."""
         async with self._body(request, MAX_WISH_BYTES) as body:
             asks_ready = b'"ready"' in body and b"true" in body
-        index = await to_thread.run_sync(self._engine.index, limiter=self._slow_threads)
+        index = await to_thread.run_sync(self._engine.by_hand.index, limiter=self._slow_threads)
         return JSONResponse([each for each in index if each["state"] == "READY" or not asks_ready])
 
     async def load(self, request: Request) -> Response:
         """Load by hand what the repository has; 200 once it is there."""
         async with self._body(request, MAX_WISH_BYTES) as body:
             wish = read_wish(body)
-        await to_thread.run_sync(self._engine.load, _names(request)[0], wish, limiter=self._slow_threads)
+        await to_thread.run_sync(self._engine.by_hand.load, _names(request)[0], wish, limiter=self._slow_threads)
         return Response()
 
     async def unload(self, request: Request) -> Response:
         async with self._body(request, MAX_WISH_BYTES) as body:
             wish = read_wish(body)
-        await to_thread.run_sync(self._engine.unload, _names(request)[0], wish, limiter=self._slow_threads)
+        await to_thread.run_sync(self._engine.by_hand.unload, _names(request)[0], wish, limiter=self._slow_threads)
         return Response()
 
     async def statistics(self, request: Request) -> Response:

@@ -16,6 +16,7 @@ from control_plane.domain.events import EventKind
 from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.split import Arm, Split
 from model_runtime.batching import one_user_each
+from model_runtime.by_hand import ByHand
 from model_runtime.checkpoints import LoadedVersion
 from model_runtime.event_sink import EventSink
 from model_runtime.heartbeat import Heartbeat
@@ -23,7 +24,6 @@ from model_runtime.impressions import ImpressionIds, Impressions
 from model_runtime.kept import Kept
 from model_runtime.networks.features import RowBatch
 from model_runtime.protocol import InferRequest, Tensor
-from model_runtime.repository import Export, LoadFailed, NotUnloaded, Wish, choose, exports
 from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
 from model_runtime.router import arms, shadowed
@@ -38,7 +38,6 @@ from model_runtime.tally import Tally
 from model_runtime.unavailable import Unavailable
 
 LAST_KNOWN_GOOD = "splits.json"
-LOAD_SECONDS = 300.0  # that a load by hand may take: clients wait for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +87,11 @@ class Engine:
             token=token,
             poll_seconds=settings.poll_seconds,
         )
+        self.by_hand = ByHand(self.residency, settings.repository, on_change=self.hurry)
         self.heartbeat = Heartbeat(
             url, settings.runtime_id, self.report, token=token, seconds=settings.heartbeat_seconds
         )
         self._impression_ids = ImpressionIds()
-        self._shadow_bp: dict[VersionId, int] = {}  # of versions that were loaded by hand
 
     def start(self) -> None:
         for part in (self.residency, self.sink, self.shadow, self.client, self.heartbeat):
@@ -158,54 +157,11 @@ class Engine:
         return version
 
     def versions(self) -> list[tuple[VersionId, Surface]]:
-        loaded = [(version_id, self.residency.get(version_id)) for version_id in self.residency.loaded()]
-        return [(version_id, v.manifest.version.surface) for version_id, v in loaded if v is not None]
+        return self.residency.versions()
 
-    def load(self, surface: Surface, wish: Wish) -> None:
-        """Load versions of the repository by hand, and wait for them.
-
-        Raises:
-            UnknownName: the repository has no such surface or version.
-            LoadFailed: at least one does not load; those that do stay.
-        """
-        chosen = choose(self._exports(), surface, wish)
-        uris = {version_id: str(export.folder) for version_id, export in chosen.items()}
-        reasons = self.residency.pin(uris, timeout_seconds=LOAD_SECONDS)
-        samples = {version_id: wish.shadow_sample_bp for version_id in chosen if version_id not in reasons}
-        self._shadow_bp = {**self._shadow_bp, **samples}
+    def hurry(self) -> None:
+        """Tell the control plane at once what is loaded now."""
         self.heartbeat.hurry()
-        if reasons:
-            raise LoadFailed(reasons)
-
-    def unload(self, surface: Surface, wish: Wish) -> None:
-        """Let go of versions that were loaded by hand, all of the surface's where none is named.
-
-        Raises:
-            NotUnloaded: a named version was not loaded by hand.
-        """
-        pinned = self.residency.pinned()
-        for version_id in wish.versions:
-            if version_id not in pinned:
-                raise NotUnloaded(version_id)
-        gone = wish.versions or [v for v, its_surface in self.versions() if its_surface == surface and v in pinned]
-        self._shadow_bp = {version_id: bp for version_id, bp in self._shadow_bp.items() if version_id not in gone}
-        self.residency.unpin(gone)
-        self.heartbeat.hurry()
-
-    def index(self) -> list[dict[str, str]]:
-        """Every version in memory, those that do not load with the reason, and what the repository has besides."""
-        ready = [{"name": surface, "version": v, "state": "READY"} for v, surface in self.versions()]
-        failed = [
-            {"name": "", "version": version_id, "state": "UNAVAILABLE", "reason": reason}
-            for version_id, reason in self.residency.failures().items()
-        ]
-        known = {each["version"] for each in (*ready, *failed)}
-        unloaded = [
-            {"name": export.surface, "version": version_id, "state": "UNAVAILABLE", "reason": "unloaded"}
-            for version_id, export in self._exports().items()
-            if version_id not in known
-        ]
-        return ready + failed + unloaded
 
     def statistics(self, surface: Surface | None, version_id: VersionId | None) -> list[dict[str, object]]:
         """By version in memory: of one surface, of one version of it, or of all."""
@@ -225,9 +181,6 @@ class Engine:
             "shadow_dropped": self.shadow.dropped,
             "splits_mode": self.client.mode,
         }
-
-    def _exports(self) -> dict[VersionId, Export]:
-        return {} if self.settings.repository is None else exports(self.settings.repository)
 
     def _apply_splits(self) -> None:
         """Load what the splits name, and let those take effect whose versions are there."""
@@ -320,10 +273,7 @@ class Engine:
 
     def _shadows_of(self, split: Split) -> dict[VersionId, int]:
         """What share of users each version shadows: those loaded by hand, and the split's, whose word counts."""
-        shadows = {version_id: bp for version_id, bp in self._shadow_bp.items() if version_id != split.stable}
-        if shadows:
-            surface_of = dict(self.versions())
-            shadows = {v: bp for v, bp in shadows.items() if surface_of.get(v) == split.surface}
+        shadows = {v: bp for v, bp in self.by_hand.shadows_of(split.surface).items() if v != split.stable}
         if split.shadow is not None:
             shadows[split.shadow] = split.shadow_sample_bp
         return shadows

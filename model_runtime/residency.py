@@ -16,7 +16,7 @@ from torch import nn
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.manifest import FILE_OF
-from control_plane.domain.model_version import Digest, Part, VersionId
+from control_plane.domain.model_version import Digest, Part, Surface, VersionId
 from model_runtime.checkpoints import LoadedVersion, load_version, read_manifest
 from model_runtime.memory import DoesNotFit, check_fits
 from model_runtime.sharing import share_tensors
@@ -107,6 +107,14 @@ class Residency:
     def loaded(self) -> tuple[VersionId, ...]:
         with self._changed:
             return tuple(sorted(self._versions))
+
+    def versions(self) -> list[tuple[VersionId, Surface]]:
+        """What is in memory, with the surface that each is of."""
+        with self._changed:
+            return [
+                (version_id, self._versions[version_id].manifest.version.surface)
+                for version_id in sorted(self._versions)
+            ]
 
     def trunks(self) -> tuple[nn.Module, ...]:
         """Each trunk once, however many versions share it."""

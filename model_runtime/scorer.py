@@ -19,13 +19,14 @@ from control_plane.domain.split import Arm, Split
 from model_runtime.batching import Joined, join, of_users
 from model_runtime.checkpoints import Activations, LoadedVersion, Observe
 from model_runtime.kept import Kept, slice_of
-from model_runtime.micro_batches import BatchLimits, MicroBatches, Part, Ticket
+from model_runtime.micro_batches import MicroBatches
 from model_runtime.networks.features import RowBatch
 from model_runtime.networks.nulls import null_rates
 from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
 from model_runtime.scores import HEADS, Scores
 from model_runtime.tally import Call, Served, Tally, is_bad
+from model_runtime.tickets import BatchLimits, Part, Ticket
 from model_runtime.unavailable import Unavailable
 
 NOTHING_SHOWN = -1

@@ -22,7 +22,7 @@ from tests.model_runtime.conftest import (
 )
 from tests.model_runtime.test_server import INFER, as_binary, tensors_of
 
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 4.0  # far longer than these callers take to see that readiness fell, however busy the machine
 
 
 @contextmanager
@@ -60,7 +60,7 @@ class Callers:
             thread.start()
 
     def watch(self) -> float:
-        """Poll until readiness falls; how long new requests were still sent after it did is a poll at most."""
+        """Poll until readiness falls, and send nothing new from then on; when that was."""
         while is_ready(self.url):
             time.sleep(0.05)
         self._may_ask = False
@@ -103,8 +103,8 @@ def test_no_request_fails_when_a_runtime_ends_under_load(artifacts: Artifacts, t
             assert process.stderr is not None
             assert "Traceback" not in process.stderr.read()
 
-    assert callers.problems == []
     assert fell_at - told_at < DRAIN_SECONDS
+    assert callers.problems == []
 
 
 def test_a_draining_runtime_answers_and_ends_each_connection(artifacts: Artifacts, tmp_path: Path) -> None:

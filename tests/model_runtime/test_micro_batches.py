@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_runtime.checkpoints import LoadedVersion, load_version
-from model_runtime.micro_batches import BatchLimits, MicroBatches, Part, Ticket
+from model_runtime.micro_batches import MicroBatches
 from model_runtime.networks.features import RowBatch
 from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
 from model_runtime.scores import Scores
 from model_runtime.tally import Tally
+from model_runtime.tickets import BatchLimits, Part, Ticket
 from model_runtime.unavailable import DeadlineMissed, Overloaded, Unavailable
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, sound_batch
 from tests.model_runtime.conftest import eventually

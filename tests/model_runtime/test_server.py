@@ -447,7 +447,7 @@ def test_a_shadow_of_stables_trunk_reads_its_activations_and_scores_the_same(
 ) -> None:
     sibling = artifacts.sibling.version_id
     running.engine.residency.pin({sibling: str(artifacts.sibling.folder)}, timeout_seconds=20.0)
-    running.engine._shadow_bp = {sibling: 10_000}
+    running.engine.by_hand.shadow(sibling, 10_000)
     for _ in range(FIRST_CALLS):
         running.engine.tally.asked(sibling, users=0)
     version, jobs = running.engine.residency.get(sibling), list[ShadowJob]()
@@ -468,7 +468,7 @@ def test_several_versions_loaded_by_hand_shadow_the_same_impressions(running: Ru
     by_hand = (artifacts.candidate, artifacts.sibling)
     for each in by_hand:
         running.engine.residency.pin({each.version_id: str(each.folder)}, timeout_seconds=20.0)
-    running.engine._shadow_bp = {each.version_id: 10_000 for each in by_hand}
+        running.engine.by_hand.shadow(each.version_id, 10_000)
 
     running.http.post(INFER, json=as_json(tensors_of(sound_batch()), parameters={"show": 1})).raise_for_status()
     running.engine.shadow.drain(20.0)

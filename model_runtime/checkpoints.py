@@ -77,12 +77,12 @@ class LoadedVersion:
             rows, see_gates = self._read(batch, observe)
             user_side = self._encode_users(rows)
             logits = []
-            for part in _slices(len(rows.user_index_N), self._step(CPU_PASS_ROWS, len(rows.user_index_N))):
-                some = rows.rows(part)
-                shared = self.trunk.read_rows(user_side, some)
-                if see_gates is not None and part.start == 0:
+            for part in self._row_parts(rows):
+                shared = self.trunk.read_rows(user_side, part)
+                if see_gates is not None:
                     see_gates(self._some_gates(shared))
-                logits.append(self.head(shared, some.own))
+                    see_gates = None  # the first part tells enough
+                logits.append(self.head(shared, part.own))
             return self._probabilities(torch.cat(logits), rows)
 
     def activations(self, batch: RowBatch, *, observe: Observe | None = None) -> "Activations":
@@ -94,8 +94,7 @@ class LoadedVersion:
         with torch.inference_mode():
             rows, see_gates = self._read(batch, observe)
             user_side = self._encode_users(rows)
-            steps = _slices(len(rows.user_index_N), self._step(CPU_PASS_ROWS, len(rows.user_index_N)))
-            parts = [self.trunk.read_rows(user_side, rows.rows(part)) for part in steps]
+            parts = [self.trunk.read_rows(user_side, part) for part in self._row_parts(rows)]
             shared = parts[0] if len(parts) == 1 else Shared(*(torch.cat(each) for each in zip(*parts, strict=True)))
             if see_gates is not None:
                 see_gates(self._some_gates(shared))
@@ -122,8 +121,15 @@ class LoadedVersion:
         return rows, None if observe is None else partial(observe, checked)
 
     def _encode_users(self, rows: RowTensors) -> UserSide:
-        parts = _slices(len(rows.history_UL), self._step(CPU_PASS_USERS, len(rows.history_UL)))
-        return UserSide.cat([self.trunk.encode_users(rows.users(part)) for part in parts])
+        size = len(rows.history_UL)
+        if size <= (step := self._step(CPU_PASS_USERS, size)):
+            return self.trunk.encode_users(rows)
+        return UserSide.cat([self.trunk.encode_users(rows.users(part)) for part in _slices(size, step)])
+
+    def _row_parts(self, rows: RowTensors) -> list[RowTensors]:
+        size = len(rows.user_index_N)
+        step = self._step(CPU_PASS_ROWS, size)
+        return [rows] if size <= step else [rows.rows(part) for part in _slices(size, step)]
 
     def _probabilities(self, logit_NT: Tensor, rows: RowTensors) -> dict[str, FloatArray]:
         logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], rows.view_type_N)

@@ -106,11 +106,13 @@ class CandidateAttention(nn.Module):
 def group_by_user(user_index_N: Tensor, num_users: int) -> Groups:
     """Cut each user's rows into groups of the mean number of rows that a user has.
 
-    There are at most twice as many groups as users with rows, and at most about twice as many slots as rows, however
-    unevenly the rows fall on the users.
+    There are at most twice as many groups as users with rows, so at most twice as many slots as rows and users with
+    rows together, however unevenly the rows fall on the users.
     """
     count_U = torch.bincount(user_index_N, minlength=num_users)
     rows = max(1, -(-len(user_index_N) // max(1, int((count_U > 0).sum()))))
+    if rows == 1:  # one for each user: every row is a group, and nothing is to be sorted
+        return Groups(user_index_N, torch.arange(len(user_index_N), device=user_index_N.device), 1)
     groups_U = (count_U + rows - 1) // rows
     rank_N = _rank_within_user(user_index_N, count_U)
     first_group_U = groups_U.cumsum(0) - groups_U
@@ -122,5 +124,7 @@ def _rank_within_user(user_index_N: Tensor, count_U: Tensor) -> Tensor:
     """How many rows of the same user come before each row."""
     place_N = torch.arange(len(user_index_N), device=user_index_N.device)
     start_U = count_U.cumsum(0) - count_U
+    if bool((user_index_N[1:] >= user_index_N[:-1]).all()):
+        return place_N - start_U[user_index_N]
     sorted_N, order_N = user_index_N.sort(stable=True)
     return torch.empty_like(place_N).index_copy(0, order_N, place_N - start_U[sorted_N])

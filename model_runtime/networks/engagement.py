@@ -30,6 +30,7 @@ from model_runtime.networks.sequence import SequenceConfig, UserSequence
 
 __all__ = ["CLICK", "TASKS", "HeadConfig", "Shared", "SurfaceHead"]  # read from here, too
 
+NOTHING = torch.empty(0, 0)
 MAX_LAYERS = 16  # of one part of a tower tree
 MAX_SIZE = 1 << 16  # no width, rank or count of a config goes beyond it: a typing error, or an attack
 
@@ -233,11 +234,11 @@ def mixed_to_tensors(batch: RowBatch, context_N: NDArray[np.int64], *, device: t
         candidate_categorical_NC=_tensor(batch.candidate_categorical_NC, device),
         candidate_dense_ND=_tensor(batch.candidate_dense_ND, device),
         view_type_N=_tensor(batch.view_type_N, device),
-        user_multi_hot_UM=_tensor(batch.user_multi_hot_UM, device),
-        candidate_multi_hot_NM=_tensor(batch.candidate_multi_hot_NM, device),
-        history_action_UL=_tensor(batch.history_action_UL, device),
-        surface_categorical_NS=_tensor(batch.surface_categorical_NS, device),
-        surface_dense_NS=_tensor(batch.surface_dense_NS, device),
+        user_multi_hot_UM=_optional(batch.user_multi_hot_UM, device),
+        candidate_multi_hot_NM=_optional(batch.candidate_multi_hot_NM, device),
+        history_action_UL=_optional(batch.history_action_UL, device),
+        surface_categorical_NS=_optional(batch.surface_categorical_NS, device),
+        surface_dense_NS=_optional(batch.surface_dense_NS, device),
     )
 
 
@@ -293,6 +294,11 @@ def _read_size(path: str, found: object) -> int:
     if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_SIZE:
         raise InvalidField(path, f"must be a whole number from 1 to {MAX_SIZE}, not {found!r}")
     return found
+
+
+def _optional(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:
+    """What has no width is not moved: it is read by nobody."""
+    return _tensor(array, device) if array.shape[1] else NOTHING.to(device)
 
 
 def _tensor(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:

@@ -50,10 +50,14 @@ class UserSequence(nn.Module):
     def encode(self, embedded_ULE: Tensor, is_entry_UL: Tensor) -> EncodedHistory:
         """Every entry in the light of the others."""
         user_M = is_entry_UL.any(1).nonzero()[:, 0]
-        longest = int(is_entry_UL.any(0).nonzero().max()) + 1 if len(user_M) else 0
+        if len(user_M) == 0:
+            return EncodedHistory(
+                user_M, self.position_LW.new_empty(0, 0, self.position_LW.shape[1]), is_entry_UL[:0, :0]
+            )
+        longest = int(is_entry_UL.any(0).nonzero().max()) + 1
         is_entry_ML = is_entry_UL[user_M, :longest]
         hidden_MLW = self.inward(embedded_ULE[user_M, :longest]) + self.position_LW[:longest]
-        for layer in self.layers if longest else ():
+        for layer in self.layers:
             hidden_MLW = layer(hidden_MLW, is_entry_ML)
         return EncodedHistory(user_M, hidden_MLW, is_entry_ML)
 

@@ -201,12 +201,6 @@ def calibrate(
     return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, num_view_types, config)
 
 
-def _calibrators(
-    network: EngagementNetwork, examples: Examples, rows: Mapping[Surface, IntArray], config: CalibrationConfig
-) -> dict[Surface, Calibrator]:
-    return {surface: calibrate(network, examples, surface, row_M, config) for surface, row_M in rows.items()}
-
-
 def _kind_of(calibrator: Calibrator) -> CalibrationConfig:
     """A curve again where there was one."""
     if calibrator.num_knots:

@@ -30,7 +30,6 @@ from model_runtime.networks.sequence import SequenceConfig, UserSequence
 
 __all__ = ["CLICK", "TASKS", "HeadConfig", "Shared", "SurfaceHead"]  # read from here, too
 
-NOTHING = torch.empty(0, 0)
 MAX_LAYERS = 16  # of one part of a tower tree
 MAX_SIZE = 1 << 16  # no width, rank or count of a config goes beyond it: a typing error, or an attack
 
@@ -298,7 +297,7 @@ def _read_size(path: str, found: object) -> int:
 
 def _optional(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:
     """What has no width is not moved: it is read by nobody."""
-    return _tensor(array, device) if array.shape[1] else NOTHING.to(device)
+    return _tensor(array, device) if array.shape[1] else torch.empty(array.shape, device=device)
 
 
 def _tensor(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:

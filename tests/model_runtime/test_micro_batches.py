@@ -18,7 +18,7 @@ from model_runtime.residency import Residency
 from model_runtime.scorer import Scorer
 from model_runtime.scores import Scores
 from model_runtime.tally import Tally
-from model_runtime.tickets import BatchLimits, Part, Ticket
+from model_runtime.tickets import HUNG_SECONDS, BatchLimits, Part, Ticket
 from model_runtime.unavailable import DeadlineMissed, Overloaded, Unavailable
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, sound_batch
 from tests.model_runtime.conftest import eventually
@@ -278,3 +278,27 @@ def assert_same(scores: Scores, version: LoadedVersion, batch: RowBatch) -> None
     found: dict[str, NDArray[np.float32]] = {"click": scores.click_N, "hide": scores.hide_N}
     for head, score_N in found.items():
         np.testing.assert_allclose(score_N, expected[head], atol=1e-6, rtol=0)
+
+
+def test_a_forward_that_hangs_shows(version: LoadedVersion) -> None:
+    now = [0.0]
+    device = Device()
+    queue = MicroBatches(device, LIMITS, monotonic=lambda: now[0])
+    with held(device, queue, a_ticket(version)):
+        assert not queue.is_hung()
+        now[0] = HUNG_SECONDS + 1
+
+        assert queue.is_hung()
+    assert not queue.is_hung()
+
+
+def test_the_exports_own_cap_of_unique_users_splits_and_scores_the_same(version: LoadedVersion) -> None:
+    assert version.manifest.serving is not None
+    serving = replace(version.manifest.serving, max_unique_users=3)
+    capped = replace(version, manifest=replace(version.manifest, serving=serving))
+    scorer, batch = Scorer(Residency(), Tally(), max_users=99, max_rows=999), sound_batch(num_users=10, num_rows=40)
+
+    scores = scorer.score(capped, batch)
+
+    assert_same(scores, version, batch)
+    assert scorer.batches.counts().forwards == 4

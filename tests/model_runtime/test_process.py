@@ -76,6 +76,15 @@ def test_serving_loads_nothing_of_training_or_of_the_control_plane() -> None:
     assert [name for name in loaded if name.startswith(foreign)] == []
 
 
+def test_the_engine_needs_no_web_framework() -> None:
+    code = "import sys, model_runtime.engine; print('\\n'.join(sys.modules))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    foreign = ("starlette", "uvicorn", "anyio", "prometheus_client", "httpx", "fastapi", "pydantic")
+    assert [name for name in loaded if name.startswith(foreign)] == []
+
+
 def test_a_data_folder_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
 

@@ -476,3 +476,24 @@ def test_several_versions_loaded_by_hand_shadow_the_same_impressions(running: Ru
     counts = running.engine.tally.counts()
     assert [counts[each.version_id].requests for each in by_hand] == [40, 40]
     assert running.engine.shadow.dropped == 0
+
+
+def test_a_runtime_whose_device_hangs_is_neither_ready_nor_live(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.engine.scorer.batches, "is_hung", lambda: True)
+
+    assert running.http.get("/v2/health/live").status_code == 503
+    assert running.http.get("/v2/health/ready").status_code == 503
+
+
+def test_metrics_tell_how_requests_met(running: Running) -> None:
+    running.http.post(INFER, json=as_json(tensors_of(sound_batch()))).raise_for_status()
+    late = as_json(tensors_of(sound_batch()), parameters={"timeout": 1})
+    assert running.http.post(INFER, json=late).status_code == 503
+
+    text = running.http.get("/metrics").text
+
+    for name, count in (("forwards", 1), ("parts", 1), ("users_encoded", 40), ("deadline_misses", 1)):
+        assert f"surefoot_runtime_batcher_{name}_total {count}.0" in text
+    assert "surefoot_runtime_batcher_waiting_requests 0.0" in text

@@ -12,7 +12,8 @@ from tests.schedule import ByFile
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are cores: many tests wait, for a process, a lease or a timeout."""
-    return (os.cpu_count() or 1) + 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 2
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -95,11 +95,11 @@ class Shadow:
         job = None
         try:
             job = make()
+        except Exception:  # it runs in the thread of an answer, which it must not cost
+            log.exception("a job of the shadow %s cannot be made", version_id)
         finally:
             with self._changed:
-                if job is None:
-                    self._finish(version_id, rows)
-                elif self._queued_bytes[version_id] + job.num_bytes > self._max_bytes:
+                if job is None or self._queued_bytes[version_id] + job.num_bytes > self._max_bytes:
                     self._dropped_rows[version_id] += rows
                     self._finish(version_id, rows)
                 else:

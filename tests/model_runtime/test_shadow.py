@@ -126,12 +126,13 @@ def test_a_shadow_whose_version_is_gone_counts_what_it_could_not_score(
         assert (shadow.dropped, sink.counts().buffered) == (9, 0)
 
 
-def test_a_job_that_cannot_be_made_leaves_its_room_free(residency: Residency, artifacts: Artifacts) -> None:
-    with a_shadow(residency) as (shadow, _, _):
-        with pytest.raises(ZeroDivisionError):
-            shadow.offer(artifacts.candidate.version_id, 100, lambda: a_job(artifacts.candidate, 1 // 0))
+def test_a_job_that_cannot_be_made_is_counted_and_costs_no_answer(
+    residency: Residency, artifacts: Artifacts, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.CRITICAL, "model_runtime.shadow"), a_shadow(residency) as (shadow, _, _):
+        shadow.offer(artifacts.candidate.version_id, 100, lambda: a_job(artifacts.candidate, 1 // 0))
 
-        assert shadow.queued == 0
+        assert (shadow.queued, shadow.dropped) == (0, 100)
 
 
 def test_a_version_that_raises_does_not_end_the_worker(artifacts: Artifacts, caplog: pytest.LogCaptureFixture) -> None:

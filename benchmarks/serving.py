@@ -59,10 +59,10 @@ def main() -> None:
             return
         size = QUICK if given.quick else FULL
         found = run(Path(folder), peers, replace(size, seconds=given.seconds or size.seconds))
-    show(found.compared, found.shadowed, missing=missing | found.failures)
+    show(found.compared, found.shadowed, missing={**missing, **found.failures})
 
 
-def install(wanted: Sequence[str]) -> dict[str, str]:
+def install(wanted: Sequence[str]) -> Mapping[str, str]:
     """Make what is missing; why a peer cannot be had, by its name."""
     problems = {}
     for peer in wanted:

@@ -58,7 +58,7 @@ class Toll:
     kills: Counter[str] = field(default_factory=Counter)  # by failpoint, or `victim.RANDOM`
     runtimes: int = 0  # of them; the others are replicas of API and scheduler
     stops: int = 0
-    gave_up: Counter[int] = field(default_factory=Counter)  # ended by themselves, by exit code: 3 is no start
+    gave_up: Counter[int] = field(default_factory=Counter)  # by exit code: 3 no start, 255 unseen
     transitions: int = 0
     followed: int = 0  # of them made for what happened above, in a release
     raises: int = 0  # of them to a weight between two steps

@@ -38,6 +38,6 @@ def test_a_death_at_every_failpoint_violates_nothing(sessions: Sessions, tmp_pat
     assert [str(one) for one in toll.violations] == []
     assert toll.problems == []
     assert toll.gave_up.total() <= toll.all_kills // 20
-    assert set(toll.gave_up) <= {3}, "some other end than a registry that was locked for too long at the start"
+    assert set(toll.gave_up) <= {3, 255}, "some other end than a registry that was locked for too long at the start"
     assert {point for point in POINTS if not toll.kills[point]} == set(), "failpoints at which nothing ever died"
     assert toll.transitions > 0

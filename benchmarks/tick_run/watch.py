@@ -14,6 +14,7 @@ from control_plane.registry.session import Sessions
 from control_plane.registry.tables import RolloutRow, VerdictRow
 
 LOOK_SECONDS = 0.1
+OUT_OF_ORDER = 100  # verdicts that may be committed before one of a lower number; far more than there are threads
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,14 +42,17 @@ class Seen:
 
 def watch(sessions: Sessions, pid: int, *, check_seconds: float, until: Callable[[Seen], bool]) -> Seen:
     seen = Seen()
-    due, last = _due(sessions), _last_verdict(sessions)
+    due, last = _at_present(sessions)
+    began, counted = last, set[int]()
     cpu_before, started = cpu_seconds(pid), time.monotonic()
     while not until(seen):
         time.sleep(LOOK_SECONDS)
-        found, now = _verdicts_after(sessions, last), datetime.now(UTC)
+        found, now = _verdicts_after(sessions, last - OUT_OF_ORDER), datetime.now(UTC)
         for verdict_id, rollout_id, at in found:
-            seen.lag_s.append((now - due[rollout_id]).total_seconds())
-            due[rollout_id], last = at + timedelta(seconds=check_seconds), verdict_id
+            if verdict_id > began and verdict_id not in counted:
+                seen.lag_s.append((now - due[rollout_id]).total_seconds())
+                due[rollout_id], last = at + timedelta(seconds=check_seconds), max(last, verdict_id)
+                counted.add(verdict_id)
         seen.waiting_s.append(max(0.0, (now - min(due.values())).total_seconds()))
         seen.seconds, seen.cpu_s = time.monotonic() - started, cpu_seconds(pid) - cpu_before
     return seen
@@ -60,19 +64,16 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _due(sessions: Sessions) -> dict[int, datetime]:
+def _at_present(sessions: Sessions) -> tuple[dict[int, datetime], int]:
+    """When each rollout is due, and the last verdict, of one moment."""
     query = select(RolloutRow.rollout_id, RolloutRow.next_check_at).where(RolloutRow.phase.in_(ACTIVE))
     with sessions.reading() as session:
-        return {row.rollout_id: row.next_check_at for row in session.execute(query)}
-
-
-def _last_verdict(sessions: Sessions) -> int:
-    with sessions.reading() as session:
-        return session.scalar(select(func.max(VerdictRow.verdict_id))) or 0
+        due = {row.rollout_id: row.next_check_at for row in session.execute(query)}
+        return due, session.scalar(select(func.max(VerdictRow.verdict_id))) or 0
 
 
 def _verdicts_after(sessions: Sessions, last: int) -> list[tuple[int, int, datetime]]:
-    """One scheduler stores them one after another, so that their numbers are in the order of their commits."""
+    """In the order of their numbers, which is nearly that of their commits: a few threads store them."""
     query = select(VerdictRow.verdict_id, VerdictRow.rollout_id, VerdictRow.at).where(VerdictRow.verdict_id > last)
     with sessions.reading() as session:
         return [(row.verdict_id, row.rollout_id, row.at) for row in session.execute(query.order_by("verdict_id"))]

@@ -99,10 +99,11 @@ def fallback(session: Session, state: SurfaceState, bad: frozenset[VersionId] = 
 
 
 def _move(session: Session, state: SurfaceState, bad: frozenset[VersionId]) -> Move | None:
-    active = None if state.rollout_id is None else rollout_rows.load(session, state.rollout_id)
     is_stable_bad = state.stable in bad
-    if not is_stable_bad and (active is None or active.candidate not in bad):
-        return None
+    candidate = None if state.rollout_id is None else rollout_rows.candidate_of(session, state.rollout_id)
+    if not is_stable_bad and candidate not in bad:
+        return None  # without reading more of its rollout: one that is damaged keeps no other surface where it is
+    active = None if state.rollout_id is None else rollout_rows.load(session, state.rollout_id)
     after, ended = state.without_candidate(), active
     if is_stable_bad:
         assert state.stable is not None

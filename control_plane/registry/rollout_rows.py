@@ -24,6 +24,10 @@ def row_of(session: Session, rollout_id: RolloutId) -> RolloutRow:
     return row
 
 
+def candidate_of(session: Session, rollout_id: RolloutId) -> VersionId:
+    return VersionId(session.scalars(select(RolloutRow.candidate).where(RolloutRow.rollout_id == rollout_id)).one())
+
+
 def insert(
     session: Session,
     surface: Surface,

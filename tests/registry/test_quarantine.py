@@ -1,4 +1,5 @@
 import pytest
+from sqlalchemy import text
 
 from control_plane.domain.errors import NoSafeVersion, Quarantined, UnknownName
 from control_plane.domain.model_version import Digest, ModelVersion, Part, Surface, VersionId, digest_of
@@ -44,6 +45,17 @@ def test_a_bad_trunk_leaves_every_surface_in_one_transaction(sessions: Sessions)
         assert {rollouts.get(session, rollout_id).phase for rollout_id in (ramping, pending)} == {Phase.ROLLED_BACK}
         assert {entry.command for entry in history.list_history(session, limit=3)} == {"quarantine"}
         assert history.verify(session) == []
+
+
+def test_a_damaged_rollout_elsewhere_keeps_no_surface_on_a_bad_trunk(sessions: Sessions) -> None:
+    with sessions.writing() as session:
+        for surface in (HOME_FEED, SEARCH):
+            scene.a_serving_surface(session, a_version("good", surface=surface))
+        scene.a_rollout_in(session, Phase.RAMPING, a_bad_version(HOME_FEED))
+        elsewhere = scene.a_rollout_in(session, Phase.RAMPING, a_version("sound", surface=SEARCH))
+        session.execute(text("UPDATE rollout SET plan = '{}' WHERE rollout_id = :damaged"), {"damaged": elsewhere})
+
+    assert quarantined(sessions) == (HOME_FEED,)
 
 
 def test_one_surface_with_nowhere_to_go_keeps_all_of_them_where_they_are(sessions: Sessions) -> None:

@@ -101,6 +101,16 @@ def list_versions(
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+@version_app.command("history")
+def version_history(
+    version: Annotated[str, typer.Argument(metavar="VERSION_ID", help="The version's id, or its first digits.")],
+) -> None:
+    """Show who registered a version, when, and where it was read from since."""
+    for entry in call("GET", f"/v1/versions/{version_id(version)}/history")["history"]:
+        line = f"{entry['at']}  {entry['by']}  {entry['command']}  {entry['artifact_uri']}"
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 @quarantine_app.command("add")
 def quarantine(digest: DigestArgument, reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")]) -> None:
     """Take a digest off every surface at once, and keep it off."""

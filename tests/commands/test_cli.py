@@ -162,6 +162,20 @@ def test_a_version_is_registered_adopted_and_quarantined(surefoot: Run, tmp_path
     assert one in back.output
 
 
+def test_a_version_tells_who_registered_it_and_where_it_moved(surefoot: Run, tmp_path: Path) -> None:
+    surefoot("surface", "add", "search", "grid", "closeup")
+    folder = write_artifact(tmp_path / "here", "one", surface="search")
+    version = surefoot("register", folder).output.strip()
+    surefoot("register", folder.rename(tmp_path / "there"))
+
+    told = surefoot("version", "history", version[:12])
+
+    registered, moved = told.output.splitlines()
+    assert "ann" in registered
+    assert registered.endswith(f"register  {tmp_path / 'here'}")
+    assert moved.endswith(f"move  {tmp_path / 'there'}")
+
+
 def test_a_digest_is_quarantined_listed_and_released(surefoot: Run, world: World, tmp_path: Path) -> None:
     folder = write_artifact(tmp_path / "bad", "bad", trunk="bad")
     surefoot("register", folder)

@@ -49,7 +49,9 @@ def test_a_release_is_started_shown_and_rolled_back(surefoot: Run, release: Path
 
 def test_a_second_release_queues_behind_the_first(surefoot: Run, world: World, release: Path, tmp_path: Path) -> None:
     surefoot("release", "start", release)
-    release.write_text(RELEASE.format(**{s: repr(world.candidate(s, name="next")[:12]) for s in ("home_feed", "search")}))
+    release.write_text(
+        RELEASE.format(**{s: repr(world.candidate(s, name="next")[:12]) for s in ("home_feed", "search")})
+    )
 
     refused = surefoot("release", "start", release)
     queued = surefoot("release", "start", release, "--on-busy", "queue")

@@ -1,9 +1,9 @@
-"""`python -m model_runtime serve|open-bandit|train|add-surface|recalibrate|export`; each takes its own options."""
+"""`python -m model_runtime COMMAND`; each command takes its own options."""
 
 import sys
 from collections.abc import Sequence
 
-COMMANDS = "serve|open-bandit|train|add-surface|recalibrate|export"
+COMMANDS = "serve|open-bandit|train|add-surface|recalibrate|export|export-program"
 USAGE = f"usage: python -m model_runtime {COMMANDS} [options]; each answers --help"
 
 
@@ -17,6 +17,10 @@ def main(argv: Sequence[str]) -> int:
             from model_runtime.training import cli  # nothing of serving
 
             return cli.main(list(argv))
+        case ["export-program"]:
+            from model_runtime.programs import cli as programs  # neither of training's commands nor of serving
+
+            return programs.main(argv[1:])
         case ["-h" | "--help"]:
             print(USAGE)
             return 0

@@ -5,19 +5,18 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from model_runtime.checkpoints import LoadedVersion
+from model_runtime.versions import Version
 
 
-def share_tensors(version: LoadedVersion, others: Iterable[LoadedVersion]) -> None:
+def share_tensors(version: Version, others: Iterable[Version]) -> None:
     """Let the version's tensors be those of others that hold the same under the same name; its own are let go.
 
     Call before anyone scores with the version. Weights are read only, so nobody sees a difference.
     """
     for other in others:
         if other.device == version.device:
-            _share(version.trunk, other.trunk)
-            _share(version.head, other.head)
-            _share(version.calibrator, other.calibrator)
+            for module, its in zip(version.modules, other.modules, strict=False):
+                _share(module, its)
 
 
 def _share(module: nn.Module, other: nn.Module) -> None:

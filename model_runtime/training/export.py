@@ -7,6 +7,7 @@ Files of a folder: manifest.json, trunk.safetensors (the same bytes on every sur
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,18 +78,26 @@ def _export_surface(joint: JointCheckpoint, surface: Surface, out: Path, config:
     served = _as_served(joint, _manifest(joint, surface, files, NO_DIGEST, config))
     files[GOLDEN_FILE] = golden_content(golden_batch, served.score(golden_batch))
     manifest = _manifest(joint, surface, files, digest_of(files[GOLDEN_FILE]), config, served)
+    write_version(files, manifest, out, blobs=config.blobs or out / BLOBS, load=load_version)
+    return manifest.version.version_id
+
+
+def write_version(
+    files: Mapping[str, bytes], manifest: Manifest, out: Path, *, blobs: Path, load: Callable[[Path], object]
+) -> None:
+    """Write `out`/<surface>/, whole or not at all, once `load` had no objection to it."""
     check_calibrator(manifest)
+    surface = manifest.version.surface
     _check_signature(manifest, out / surface)
     staging = Path(tempfile.mkdtemp(prefix=f".{surface}-", dir=out))
     try:
         for name, content in files.items():
-            place(content, staging / name, config.blobs or out / BLOBS)
+            place(content, staging / name, blobs)
         (staging / MANIFEST_FILE).write_text(manifest.to_json())
-        load_version(staging)
+        load(staging)
         _replace(staging, out / surface)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return manifest.version.version_id
 
 
 def _manifest(

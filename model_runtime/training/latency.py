@@ -7,14 +7,14 @@ import torch
 
 from control_plane.domain.manifest import LatencyCard
 from model_runtime.batching import of_users
-from model_runtime.checkpoints import LoadedVersion
 from model_runtime.networks.features import RowBatch
+from model_runtime.versions import Version
 
 CARD_ROWS = 512  # candidates of one user: a request as a surface sends it
 WARM_UP, ROUNDS = 3, 30
 
 
-def latency_card(version: LoadedVersion, sample: RowBatch) -> LatencyCard:
+def latency_card(version: Version, sample: RowBatch) -> LatencyCard:
     """The median and the 99th percentile of scoring one user's candidates, taken from a sample again and again."""
     one = of_users(sample, np.arange(sample.num_users) == sample.user_index_N[0]).batch
     batch = one.take(np.resize(np.arange(one.num_rows), CARD_ROWS))
@@ -32,7 +32,7 @@ def latency_card(version: LoadedVersion, sample: RowBatch) -> LatencyCard:
     )
 
 
-def _seconds(version: LoadedVersion, batch: RowBatch) -> float:
+def _seconds(version: Version, batch: RowBatch) -> float:
     begun = time.perf_counter()
     version.score(batch)
     return time.perf_counter() - begun

@@ -39,6 +39,10 @@ class FusedEmbedding(nn.Module):
         """Look up one feature for an index of any shape, which gains a last dimension E."""
         return functional.embedding(index + self.offsets[feature], self.table)
 
+    def pool(self, index_BM: Tensor, bags: "MultiHotBags") -> Tensor:
+        """The means of multi-hot features, shape (B, F × E)."""
+        return bags(index_BM, self.table)  # type: ignore[no-any-return]  # torch's calls of modules are untyped
+
 
 class MultiHotBags(nn.Module):
     """Several multi-hot features in one look-up: each is the mean over the values given, 0 where none is.
@@ -54,6 +58,7 @@ class MultiHotBags(nn.Module):
         super().__init__()
         rows = [start for start, values in zip(starts, max_values, strict=True) for _ in range(values)]
         begins = list(accumulate(max_values, initial=0))[:-1]
+        self.starts, self.max_values = tuple(starts), tuple(max_values)
         self.padding_row = starts[0]  # of a feature's own 0, which no value stands for: all padding goes there
         self.register_buffer("row_M", torch.tensor(rows), persistent=False)
         self.register_buffer("begin_F", torch.tensor(begins), persistent=False)

@@ -8,6 +8,7 @@ Shapes: U users, N candidate rows, C categorical features, D dense features, L h
 width, Y width of the user's side, X width of what is crossed, K experts, H expert width, T tasks, G tower width.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from types import NoneType
@@ -155,7 +156,7 @@ class Trunk(nn.Module):
         summary_UP = self.projection(self.sequence.summarise(encoded, num_users))
         parts = [embedded_UCE.flatten(1), squash_dense(rows.user_dense_UD), summary_UP]
         if self.user_bags is not None:
-            parts.append(self.user_bags(rows.user_multi_hot_UM, self.embedding.table))
+            parts.append(self.embedding.pool(rows.user_multi_hot_UM, self.user_bags))
         memory = None if self.attention is None else self.attention.remember(encoded, num_users)
         return UserSide(torch.cat(parts, dim=1), memory)
 
@@ -163,7 +164,7 @@ class Trunk(nn.Module):
         """Cross each row with its user's side; rows do not see each other, so any part of them may be read alone."""
         candidate_NY = self.embedding(rows.candidate_categorical_NC, first=self.first_candidate).flatten(1)
         if self.candidate_bags is not None:
-            bags_NY = self.candidate_bags(rows.candidate_multi_hot_NM, self.embedding.table)
+            bags_NY = self.embedding.pool(rows.candidate_multi_hot_NM, self.candidate_bags)
             candidate_NY = torch.cat((candidate_NY, bags_NY), dim=1)
         parts = [
             user_side.user_UY.index_select(0, rows.user_index_N),
@@ -176,6 +177,12 @@ class Trunk(nn.Module):
             parts.append(self.attention(candidate_NY, user_side.memory, rows.user_index_N))
         crossed_NX = self.crossing(torch.cat(parts, dim=1))
         return Shared(crossed_NX, self.experts(crossed_NX))
+
+    def with_parts(self, **parts: nn.Module) -> "Trunk":
+        """The same trunk, weights and all, with some of its parts replaced."""
+        changed = copy.copy(self)
+        changed._modules = {**self._modules, **parts}
+        return changed
 
     def _bags(self, features: tuple[MultiHot, ...], first: int) -> MultiHotBags | None:
         starts = self.embedding.starts[first : first + len(features)]
@@ -297,7 +304,9 @@ def _read_size(path: str, found: object) -> int:
 
 def _optional(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:
     """What has no width is not moved: it is read by nobody."""
-    return _tensor(array, device) if array.shape[1] else torch.empty(array.shape, device=device)
+    if array.shape[1]:
+        return _tensor(array, device)
+    return torch.empty(array.shape, dtype=torch.int64 if array.dtype == np.int64 else torch.float32, device=device)
 
 
 def _tensor(array: NDArray[np.int64] | NDArray[np.float32], device: torch.device | str) -> Tensor:

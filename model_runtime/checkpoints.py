@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
@@ -36,6 +36,11 @@ from model_runtime.networks.engagement import (
 from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec, FloatArray, RowBatch, check_batch
 from model_runtime.networks.nulls import RateArray, null_rates_from_json
 
+from model_runtime.precision import FP32, ParityCard, computing_as
+
+if TYPE_CHECKING:
+    from model_runtime.versions import Version
+
 CPU_PASS_ROWS = 2_048  # rows read at once on a CPU: their activations stay in its cache, about 1.4× all at once
 CPU_PASS_USERS = 512  # the same for users, whose histories take more room
 OBSERVED_ROWS = 64  # rows of a batch whose gates an observer sees: they cost next to nothing beside a forward
@@ -43,6 +48,7 @@ CALIBRATOR = "calibrator"  # of a manifest's config: how many knots its isotonic
 NULL_RATES = "null_rates"  # of a manifest's config: no part of any digest, since it changes no score
 INPUT_PREFIX, SCORE_PREFIX = "input.", "score."  # of the tensors in a golden file
 
+Replay = Callable[[RowBatch], dict[str, FloatArray] | None]
 Observe = Callable[[RowBatch, FloatArray], None]  # the batch as the network read it, and the gates of some of its rows
 
 
@@ -51,6 +57,8 @@ class LoadedVersion:
     """One surface's version, ready to score; threads may share it.
 
     `null_rate_F` is how often each feature was null in training, see `networks.nulls`; older exports do not tell.
+    `precision` is the profile that it is in, `parity` how that differs from fp32, `refused` why it is in no other one.
+    `replay` answers for batches of some sizes what `score` would, in less time; see `model_runtime.fixed_forwards`.
     """
 
     manifest: Manifest
@@ -60,10 +68,19 @@ class LoadedVersion:
     calibrator: Calibrator
     device: str
     null_rate_F: RateArray | None = None
+    precision: str = FP32
+    parity: ParityCard | None = None
+    refused: str = ""
+    replay: Replay | None = None
 
     @property
     def version_id(self) -> VersionId:
         return self.manifest.version.version_id
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All that holds weights."""
+        return (self.trunk, self.head, self.calibrator)
 
     def score(self, batch: RowBatch, *, observe: Observe | None = None) -> dict[str, FloatArray]:
         """Probabilities by task, each of shape (N,); the click's are calibrated by view type.
@@ -73,9 +90,11 @@ class LoadedVersion:
         Raises:
             InvalidField: the batch breaks the feature contract.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_as(self.precision, self.device):
+            if observe is None and self.replay is not None and (found := self.replay(batch)) is not None:
+                return found
             rows, see_gates = self._read(batch, observe)
-            user_side = self._encode_users(rows)
+            user_side = self.encode_users(rows)
             logits = []
             for part in self._row_parts(rows):
                 shared = self.trunk.read_rows(user_side, part)
@@ -91,9 +110,9 @@ class LoadedVersion:
         Raises:
             InvalidField: the batch breaks the feature contract.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_as(self.precision, self.device):
             rows, see_gates = self._read(batch, observe)
-            user_side = self._encode_users(rows)
+            user_side = self.encode_users(rows)
             parts = [self.trunk.read_rows(user_side, part) for part in self._row_parts(rows)]
             shared = parts[0] if len(parts) == 1 else Shared(*(torch.cat(each) for each in zip(*parts, strict=True)))
             if see_gates is not None:
@@ -102,17 +121,25 @@ class LoadedVersion:
 
     def score_shared(self, shared: Shared, rows: RowTensors) -> dict[str, FloatArray]:
         """The same as `score`, from the trunk's activations: what it costs is the head and the calibrator alone."""
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_as(self.precision, self.device):
             size = len(shared.crossed_NX)
             steps = _slices(size, self._step(CPU_PASS_ROWS, size))
             logits = [self.head(shared.rows(part), rows.rows(part).own) for part in steps]
             return self._probabilities(torch.cat(logits), rows)
 
-    def reads_activations_of(self, other: "LoadedVersion") -> bool:
+    def reads_activations_of(self, other: "Version") -> bool:
         """Whether this version may score the other's activations: one trunk, one surface, the same inputs."""
         mine, its = self.manifest.version, other.manifest.version
         is_same = (mine.surface, mine.trunk, mine.feature_signature) == (its.surface, its.trunk, its.feature_signature)
-        return is_same and self.spec == other.spec and self.device == other.device
+        is_alike = (self.spec, self.device, self.precision) == (other.spec, other.device, other.precision)
+        return is_same and is_alike
+
+    def encode_users(self, rows: RowTensors) -> UserSide:
+        """All that depends on users alone, each once, in passes that stay in a processor's cache."""
+        size = len(rows.history_UL)
+        if size <= (step := self._step(CPU_PASS_USERS, size)):
+            return self.trunk.encode_users(rows)
+        return UserSide.cat([self.trunk.encode_users(rows.users(part)) for part in _slices(size, step)])
 
     def _read(self, batch: RowBatch, observe: Observe | None) -> tuple[RowTensors, Callable[[FloatArray], None] | None]:
         surface = self.manifest.version.surface
@@ -120,25 +147,20 @@ class LoadedVersion:
         rows = to_tensors(self.spec, surface, checked, device=self.device)
         return rows, None if observe is None else partial(observe, checked)
 
-    def _encode_users(self, rows: RowTensors) -> UserSide:
-        size = len(rows.history_UL)
-        if size <= (step := self._step(CPU_PASS_USERS, size)):
-            return self.trunk.encode_users(rows)
-        return UserSide.cat([self.trunk.encode_users(rows.users(part)) for part in _slices(size, step)])
-
     def _row_parts(self, rows: RowTensors) -> list[RowTensors]:
         size = len(rows.user_index_N)
         step = self._step(CPU_PASS_ROWS, size)
         return [rows] if size <= step else [rows.rows(part) for part in _slices(size, step)]
 
     def _probabilities(self, logit_NT: Tensor, rows: RowTensors) -> dict[str, FloatArray]:
+        logit_NT = logit_NT.float()
         logit_NT[:, CLICK] = self.calibrator(logit_NT[:, CLICK], rows.view_type_N)
         probability_TN = logit_NT.sigmoid().T.contiguous().cpu().numpy()
         return dict(zip(TASKS, probability_TN, strict=True))
 
     def _some_gates(self, shared: Shared) -> FloatArray:
         some_NX = shared.crossed_NX[:: 1 + len(shared.crossed_NX) // OBSERVED_ROWS]
-        gates: FloatArray = self.head.gates(some_NX).cpu().numpy()
+        gates: FloatArray = self.head.gates(some_NX).float().cpu().numpy()
         return gates
 
     def _step(self, on_cpu: int, whole: int) -> int:
@@ -153,8 +175,19 @@ class Activations(NamedTuple):
     rows: RowTensors
 
 
-def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.Module] | None = None) -> LoadedVersion:
+Prepare = Callable[[LoadedVersion, RowBatch], LoadedVersion]  # the version as verified, and its golden rows
+
+
+def load_version(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    trunks: dict[Digest, nn.Module] | None = None,
+    prepare: Prepare = lambda verified, golden: verified,
+) -> LoadedVersion:
     """Verify and load one version; `trunks` holds those already loaded, by digest, and gains this one's.
+
+    `prepare` makes of the verified version and its golden rows what is to serve.
 
     Raises:
         InvalidManifest: the manifest is missing, malformed, or names a network that its files are not.
@@ -163,11 +196,11 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
         GoldenMismatch: the loaded model does not give the recorded scores.
     """
     manifest = read_manifest(folder)
-    content = {name: _verified(folder / name, manifest) for name in (*FILE_OF.values(), GOLDEN_FILE)}
+    content = {name: verified(folder / name, manifest) for name in (*FILE_OF.values(), GOLDEN_FILE)}
     spec, trunk_config, head_config = _configs(manifest)
-    null_rate_F = _null_rates(manifest, spec)
+    null_rate_F = read_null_rates(manifest, spec)
     trunk = _load_trunk(folder, content, manifest, spec, trunk_config, device=device, trunks=trunks)
-    head = _build(
+    head = build(
         lambda: SurfaceHead(
             trunk.crossed_width,
             trunk_config.experts,
@@ -179,7 +212,7 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
         device,
     )
     num_knots = read_num_knots(manifest.config.get(CALIBRATOR))
-    calibrator = _build(
+    calibrator = build(
         lambda: Calibrator(len(manifest.view_types), num_knots), content, folder / FILE_OF[Part.CALIBRATOR], device
     )
     loaded = LoadedVersion(
@@ -191,10 +224,10 @@ def load_version(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
         device=device,
         null_rate_F=null_rate_F,
     )
-    _check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE)
+    golden = check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE)
     if trunks is not None:
         trunks[manifest.version.trunk] = trunk
-    return loaded
+    return prepare(loaded, golden)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -258,7 +291,7 @@ def _slices(size: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, size, step)]
 
 
-def _verified(path: Path, manifest: Manifest) -> bytes:
+def verified(path: Path, manifest: Manifest) -> bytes:
     """The file's bytes, read once: what is hashed is what is parsed."""
     try:
         content = path.read_bytes()
@@ -273,10 +306,19 @@ def _verified(path: Path, manifest: Manifest) -> bytes:
 
 def _configs(manifest: Manifest) -> tuple[FeatureSpec, TrunkConfig, HeadConfig]:
     """The network's own part of the manifest, checked against the part that the control plane reads."""
+    spec = read_spec(manifest)
     try:
-        spec = FeatureSpec.from_json(manifest.config.get("features"))
         trunk = read_config(TrunkConfig, "trunk", manifest.config.get("trunk"))
         head = read_config(HeadConfig, "head", manifest.config.get("head"))
+    except InvalidField as error:
+        raise InvalidManifest(f"config.{error.field}", error.rule) from None
+    return spec, trunk, head
+
+
+def read_spec(manifest: Manifest) -> FeatureSpec:
+    """What the version reads, as its digests and view types promise it."""
+    try:
+        spec = FeatureSpec.from_json(manifest.config.get("features"))
     except InvalidField as error:
         raise InvalidManifest(f"config.{error.field}", error.rule) from None
     surface = manifest.version.surface
@@ -286,7 +328,7 @@ def _configs(manifest: Manifest) -> tuple[FeatureSpec, TrunkConfig, HeadConfig]:
     if signature != manifest.version.feature_signature:
         expected = manifest.version.feature_signature
         raise DigestMismatch("config.features", expected=expected, found=signature)
-    return spec, trunk, head
+    return spec
 
 
 def read_num_knots(value: object) -> int:
@@ -299,7 +341,7 @@ def read_num_knots(value: object) -> int:
     return found
 
 
-def _null_rates(manifest: Manifest, spec: FeatureSpec) -> RateArray | None:
+def read_null_rates(manifest: Manifest, spec: FeatureSpec) -> RateArray | None:
     if NULL_RATES not in manifest.config:
         return None
     try:
@@ -321,13 +363,13 @@ def _load_trunk(
     resident = (trunks or {}).get(manifest.version.trunk)
     if isinstance(resident, Trunk) and resident.spec == spec.pruned(None) and resident.config == config:
         return resident
-    return _build(lambda: Trunk(spec, config), content, folder / FILE_OF[Part.TRUNK], device)
+    return build(lambda: Trunk(spec, config), content, folder / FILE_OF[Part.TRUNK], device)
 
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def _build(make: Callable[[], Module], content: Mapping[str, bytes], path: Path, device: str) -> Module:
+def build(make: Callable[[], Module], content: Mapping[str, bytes], path: Path, device: str) -> Module:
     # Sizes first, on a device without memory: a config must not make us allocate what its file does not hold.
     with torch.device("meta"):
         promised = sum(each.numel() * each.element_size() for each in make().state_dict().values())
@@ -339,7 +381,7 @@ def _build(make: Callable[[], Module], content: Mapping[str, bytes], path: Path,
     return module.requires_grad_(False).eval().to(device)
 
 
-def _check_golden(loaded: LoadedVersion, content: bytes, path: Path) -> None:
+def check_golden(loaded: "Version", content: bytes, path: Path) -> RowBatch:
     tensors = read_tensors(content, path)
     batch = golden_batch(tensors, path)
     lacking = [task for task in TASKS if SCORE_PREFIX + task not in tensors]
@@ -349,6 +391,7 @@ def _check_golden(loaded: LoadedVersion, content: bytes, path: Path) -> None:
     worst = max(_worst(scores[task], tensors[SCORE_PREFIX + task].numpy()) for task in TASKS)
     if not worst <= loaded.manifest.golden_tolerance:
         raise GoldenMismatch(loaded.version_id, worst=worst, tolerance=loaded.manifest.golden_tolerance)
+    return batch
 
 
 def _worst(score_N: FloatArray, expected_N: NDArray[np.float32]) -> float:

@@ -18,6 +18,7 @@ from control_plane.domain.model_version import VersionId
 from control_plane.domain.moments import FIXED_POINT, ServingCounts
 from model_runtime.engine import Engine
 from model_runtime.micro_batches import MicroBatches
+from model_runtime.precision_metrics import precision_metrics
 
 SPLITS_MODES = ("stream", "poll", "last_known_good")
 COUNTERS = {
@@ -69,6 +70,7 @@ class EngineCollector(Collector):
         weights = GaugeMetricFamily("surefoot_runtime_weight_bytes", "Memory of all weights, each tensor once")
         weights.add_metric([], self._engine.residency.held_bytes())
         yield weights
+        yield from precision_metrics(self._engine.residency.get(version_id) for version_id, _ in self._engine.versions())
         failed = GaugeMetricFamily("surefoot_runtime_load_failed", "Versions that do not load", labels=["version"])
         for version_id in self._engine.residency.failures():
             failed.add_metric([version_id], 1)

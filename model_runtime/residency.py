@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,10 +17,13 @@ from torch import nn
 
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.manifest import FILE_OF
-from control_plane.domain.model_version import Digest, Part, Surface, VersionId
-from model_runtime.checkpoints import LoadedVersion, load_version, read_manifest
+from control_plane.domain.model_version import Digest, Surface, VersionId
+from model_runtime.checkpoints import read_manifest
 from model_runtime.memory import DoesNotFit, check_fits
+from model_runtime.profiles import serve_as
+from model_runtime.settings import AS_EXPORTED
 from model_runtime.sharing import share_tensors
+from model_runtime.versions import Version, load_version
 
 KEPT_PREVIOUS = 2  # versions a surface keeps beyond those named: the last stable and the last candidate
 RETRY_SECONDS = 15.0  # a full disk or a share that hung may be well again
@@ -31,14 +35,20 @@ class Residency:
     """Readers never wait for a load: `get` looks into a dict."""
 
     def __init__(
-        self, *, device: str = "cpu", budget_bytes: int = 0, on_settled: Callable[[], None] = lambda: None
+        self,
+        *,
+        device: str = "cpu",
+        precision: str = AS_EXPORTED,
+        budget_bytes: int = 0,
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = device
+        self._precision = precision
         self._budget_bytes = budget_bytes  # of all weights together; 0 is what the machine has
         self.on_settled = on_settled  # called by the loading thread after each load or failure
-        self._versions: dict[VersionId, LoadedVersion] = {}
+        self._versions: dict[VersionId, Version] = {}
         self._named_at: dict[VersionId, float] = {}
-        self._trunks: dict[Digest, nn.Module] = {}
+        self._trunks: dict[Digest, nn.Module] = {}  # as their files have them
         self._failures: dict[VersionId, str] = {}
         self._tried_at: dict[VersionId, float] = {}
         self._named: dict[VersionId, str] = {}  # by splits
@@ -97,7 +107,7 @@ class Residency:
                 self._versions.pop(version_id, None)
         self._forget_old()
 
-    def get(self, version_id: VersionId) -> LoadedVersion | None:
+    def get(self, version_id: VersionId) -> Version | None:
         return self._versions.get(version_id)
 
     def is_settled(self, version_id: VersionId) -> bool:
@@ -119,7 +129,7 @@ class Residency:
     def trunks(self) -> tuple[nn.Module, ...]:
         """Each trunk once, however many versions share it."""
         with self._changed:
-            return tuple(self._trunks.values())
+            return tuple({id(version.trunk): version.trunk for version in self._versions.values()}.values())
 
     def held_bytes(self) -> int:
         """Of all weights, each tensor once."""
@@ -160,10 +170,12 @@ class Residency:
                 raise InvalidField(f"versions.{version_id}", "is missing: the control plane names no artifact")
             folder = folder_of(artifact_uri)
             self._make_room(folder)
-            loaded = load_version(folder, device=self._device, trunks=self._trunks)
+            resident = list(self._versions.values())
+            prepare = partial(serve_as, precision=self._precision, resident=resident)
+            loaded = load_version(folder, device=self._device, trunks=self._trunks, prepare=prepare)
             if loaded.version_id != version_id:
                 problem = f"{artifact_uri} holds version {loaded.version_id}"
-            share_tensors(loaded, list(self._versions.values()))
+            share_tensors(loaded, resident)
         except Exception as error:  # whatever a bad artifact raises, what serves goes on
             problem = str(error) or type(error).__name__
         with self._changed:
@@ -202,7 +214,7 @@ class Residency:
         return sum((folder / name).stat().st_size for name in names)
 
     def _held_bytes(self) -> int:
-        modules = [m for v in self._versions.values() for m in (v.trunk, v.head, v.calibrator)]
+        modules = [m for v in self._versions.values() for m in v.modules]
         tensors = {t.data_ptr(): t.nbytes for m in modules for t in m.state_dict().values()}
         return sum(tensors.values())
 
@@ -223,8 +235,8 @@ class Residency:
         self._forget_trunks()
 
     def _forget_trunks(self) -> None:
-        in_use = {version.manifest.version.digest_of_part(Part.TRUNK) for version in self._versions.values()}
-        for digest in [digest for digest in self._trunks if digest not in in_use]:
+        in_use = {id(version.trunk) for version in self._versions.values()}
+        for digest in [digest for digest, trunk in self._trunks.items() if id(trunk) not in in_use]:
             del self._trunks[digest]
 
 

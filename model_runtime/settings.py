@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from control_plane.domain.manifest import PRECISIONS
+
 RUNTIME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")  # what the control plane takes
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+AS_EXPORTED = "manifest"  # the profile that a version's manifest names
+MOST_LANES = 4  # by default: between a forward's operations they take turns at the interpreter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +27,9 @@ class RuntimeSettings:
     data_dir: Path = Path("surefoot-data")  # the last-known-good splits stand here
     runtime_id: str = "runtime"
     device: str = "cpu"
+    precision: str = AS_EXPORTED  # of all versions; that is what each one's manifest says
     torch_threads: int = 1  # more of them stall each other on contended cores
+    lanes: int = 0  # forwards at once; 0 is one for each core of a CPU, up to four, and one for a GPU
     workers: int = 2  # requests read or written at once, while others are scored
     max_waiting: int = 64  # requests taken in at once; beyond it callers get 503 and try another replica
     max_seconds: float = 10.0  # that a request may wait for its scores, whatever longer time its caller grants
@@ -59,7 +65,9 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         data_dir=arguments.data_dir,
         runtime_id=arguments.runtime_id,
         device=arguments.device,
+        precision=arguments.precision,
         torch_threads=arguments.threads,
+        lanes=arguments.lanes,
         log_level=arguments.log_level,
         max_waiting=arguments.max_waiting,
         drain_seconds=arguments.drain,
@@ -67,6 +75,14 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         repository=arguments.repository,
         token=environ.get("SUREFOOT_TOKEN", ""),
     )
+
+
+def usual_lanes(device: str, torch_threads: int) -> int:
+    """Forwards at once where nobody chose: on a CPU one for each core that this process may use."""
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_LANES, cores // torch_threads))
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -91,7 +107,19 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, default=default("DATA_DIR", str(known.data_dir)))
     parser.add_argument("--runtime-id", type=_name, default=default("RUNTIME_ID", socket.gethostname()))
     parser.add_argument("--device", type=_device, default=default("DEVICE", known.device), help="cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--precision",
+        choices=(AS_EXPORTED, *PRECISIONS),
+        default=default("PRECISION", known.precision),
+        help="how numbers are kept and multiplied; what changes a version's scores too much is refused, and fp32 serves",
+    )
     parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
+    parser.add_argument(
+        "--lanes",
+        type=_size,
+        default=default("LANES", str(known.lanes)),
+        help="forwards at once; 0 is one for each core of a CPU, up to four, and one for a GPU",
+    )
     parser.add_argument(
         "--max-waiting",
         type=_count,

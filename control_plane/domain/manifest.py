@@ -28,7 +28,7 @@ FILE_OF = {
 }
 FITTED_ON = "calibrator_fitted_on"
 SERVING = "serving"
-PRECISIONS = ("fp32", "tf32", "bf16", "int8")
+PRECISIONS = ("fp32", "tf32", "bf16", "int8_rows")
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
 PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
 MAX_TEXT = 200  # characters of a name: pages and databases show it on one line
@@ -60,8 +60,9 @@ class LatencyCard:
 class Serving:
     """What a runtime may count on: no part of a version, since none of it changes a score beyond its tolerance.
 
-    `vocabularies` is the digest of all features' names and sizes; `precision` is the profile that the golden scores
-    were made with; `max_unique_users` is the most users that one forward may hold.
+    `vocabularies` is the digest of all features' names and sizes; `precision` is the profile to serve in (golden
+    scores are those of fp32, which serves where the profile changes them too much); `max_unique_users` is the most
+    users that one forward may hold.
     """
 
     vocabularies: Digest

@@ -46,11 +46,17 @@ class HistoryMemory(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Where each row stands when those of one user stand together: `slot_N` counts through groups of `rows` slots."""
+    """Where each row stands when those of one user stand together: `slot_N` counts through groups of `rows` slots.
+
+    Nothing needs to be moved where rows stand so already, `is_in_place`; nor where the groups are the users in their
+    order, `is_by_user`.
+    """
 
     user_G: Tensor
     slot_N: Tensor
     rows: int
+    is_in_place: bool = False
+    is_by_user: bool = False
 
 
 class CandidateAttention(nn.Module):
@@ -71,14 +77,19 @@ class CandidateAttention(nn.Module):
         """Once per user; users without history remember nothing."""
         entry_MLK = self.key_value(self.norm(encoded.hidden_MLW))
         places = 1 + entry_MLK.shape[1]
-        key_value_UPK = self.nothing_K.to(entry_MLK.dtype).expand(num_users, places, -1)
+        nothing_UPK = self.nothing_K.to(entry_MLK.dtype).expand(num_users, places, -1)
+        memory = HistoryMemory(
+            torch.cat((nothing_UPK[: len(entry_MLK), :1], entry_MLK), dim=1),
+            functional.pad(encoded.is_entry_ML, (1, 0), value=True),
+        )
+        if len(entry_MLK) == num_users:
+            return memory
         is_seen_UP = torch.zeros(num_users, places, dtype=torch.bool, device=entry_MLK.device)
         is_seen_UP[:, 0] = True
-        if len(entry_MLK):
-            nothing_M1K = key_value_UPK[: len(entry_MLK), :1]
-            key_value_UPK = key_value_UPK.index_copy(0, encoded.user_M, torch.cat((nothing_M1K, entry_MLK), dim=1))
-            is_seen_UP[encoded.user_M, 1:] = encoded.is_entry_ML
-        return HistoryMemory(key_value_UPK, is_seen_UP)
+        return HistoryMemory(
+            nothing_UPK.index_copy(0, encoded.user_M, memory.key_value_UPK),
+            is_seen_UP.index_copy(0, encoded.user_M, memory.is_seen_UP),
+        )
 
     def forward(self, candidate_NX: Tensor, memory: HistoryMemory, user_index_N: Tensor) -> Tensor:
         """What each row's user did that bears on it, shape (N, D)."""
@@ -86,12 +97,18 @@ class CandidateAttention(nn.Module):
         num_users = len(memory.is_seen_UP)
         if num_users == 1:
             return self._attend(query_ND[None], memory)[0]
-        groups = group_by_user(user_index_N, num_users)
-        slots = groups.rows * len(groups.user_G)
-        query_GRD = query_ND.new_zeros(slots, query_ND.shape[1]).index_copy(0, groups.slot_N, query_ND)
-        memory = HistoryMemory(*(each.index_select(0, groups.user_G) for each in memory))
-        seen_GRD = self._attend(query_GRD.view(-1, groups.rows, query_ND.shape[1]), memory)
+        groups = self.group(user_index_N, num_users)
+        if not groups.is_by_user:
+            memory = HistoryMemory(*(each.index_select(0, groups.user_G) for each in memory))
+        if groups.is_in_place:
+            return self._attend(query_ND.view(len(groups.user_G), groups.rows, -1), memory).flatten(0, 1)
+        query_SD = query_ND.new_zeros(groups.rows * len(groups.user_G), query_ND.shape[1])
+        query_SD = query_SD.index_copy(0, groups.slot_N, query_ND)
+        seen_GRD = self._attend(query_SD.view(len(groups.user_G), groups.rows, -1), memory)
         return seen_GRD.flatten(0, 1).index_select(0, groups.slot_N)
+
+    def group(self, user_index_N: Tensor, num_users: int) -> Groups:
+        return group_by_user(user_index_N, num_users)
 
     def _attend(self, query_GRD: Tensor, memory: HistoryMemory) -> Tensor:
         heads = (*memory.is_seen_UP.shape, 2, self.num_heads, -1)
@@ -111,20 +128,20 @@ def group_by_user(user_index_N: Tensor, num_users: int) -> Groups:
     """
     count_U = torch.bincount(user_index_N, minlength=num_users)
     rows = max(1, -(-len(user_index_N) // max(1, int((count_U > 0).sum()))))
-    if rows == 1:  # one for each user: every row is a group, and nothing is to be sorted
-        return Groups(user_index_N, torch.arange(len(user_index_N), device=user_index_N.device), 1)
+    place_N, users_U = (torch.arange(size, device=user_index_N.device) for size in (len(user_index_N), num_users))
+    if rows == 1:  # one for each user: every row is a group
+        return Groups(user_index_N, place_N, 1, is_in_place=True, is_by_user=torch.equal(user_index_N, users_U))
     groups_U = (count_U + rows - 1) // rows
-    rank_N = _rank_within_user(user_index_N, count_U)
-    first_group_U = groups_U.cumsum(0) - groups_U
-    users_U = torch.arange(num_users, device=user_index_N.device)
-    return Groups(users_U.repeat_interleave(groups_U), first_group_U[user_index_N] * rows + rank_N, rows)
+    user_G = users_U.repeat_interleave(groups_U)
+    slot_N = _slots(user_index_N, count_U, groups_U * rows, place_N)
+    is_in_place = len(user_G) * rows == len(place_N) and torch.equal(slot_N, place_N)
+    return Groups(user_G, slot_N, rows, is_in_place=is_in_place, is_by_user=torch.equal(user_G, users_U))
 
 
-def _rank_within_user(user_index_N: Tensor, count_U: Tensor) -> Tensor:
-    """How many rows of the same user come before each row."""
-    place_N = torch.arange(len(user_index_N), device=user_index_N.device)
-    start_U = count_U.cumsum(0) - count_U
+def _slots(user_index_N: Tensor, count_U: Tensor, slots_U: Tensor, place_N: Tensor) -> Tensor:
+    """Those of each user after those of the users before, its rows in their order; free slots come last."""
+    free_before_U = (slots_U - count_U).cumsum(0) - (slots_U - count_U)
     if bool((user_index_N[1:] >= user_index_N[:-1]).all()):
-        return place_N - start_U[user_index_N]
+        return place_N + free_before_U[user_index_N]
     sorted_N, order_N = user_index_N.sort(stable=True)
-    return torch.empty_like(place_N).index_copy(0, order_N, place_N - start_U[sorted_N])
+    return torch.empty_like(place_N).index_copy(0, order_N, place_N + free_before_U[sorted_N])

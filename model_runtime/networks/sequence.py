@@ -55,8 +55,10 @@ class UserSequence(nn.Module):
                 user_M, self.position_LW.new_empty(0, 0, self.position_LW.shape[1]), is_entry_UL[:0, :0]
             )
         longest = int(is_entry_UL.any(0).nonzero().max()) + 1
-        is_entry_ML = is_entry_UL[user_M, :longest]
-        hidden_MLW = self.inward(embedded_ULE[user_M, :longest]) + self.position_LW[:longest]
+        is_entry_ML, embedded_MLE = is_entry_UL[:, :longest], embedded_ULE[:, :longest]
+        if len(user_M) < len(is_entry_UL):
+            is_entry_ML, embedded_MLE = is_entry_ML[user_M], embedded_MLE[user_M]
+        hidden_MLW = self.inward(embedded_MLE) + self.position_LW[:longest]
         for layer in self.layers:
             hidden_MLW = layer(hidden_MLW, is_entry_ML)
         return EncodedHistory(user_M, hidden_MLW, is_entry_ML)
@@ -69,6 +71,8 @@ class UserSequence(nn.Module):
         weight_ML = encoded.is_entry_ML.to(encoded.hidden_MLW.dtype)
         weight_ML = weight_ML / weight_ML.sum(1, keepdim=True)
         pooled_MW = self.norm((encoded.hidden_MLW * weight_ML[:, :, None]).sum(1))
+        if len(pooled_MW) == num_users:
+            return pooled_MW
         return summary_UW.to(pooled_MW.dtype).index_copy(0, encoded.user_M, pooled_MW)
 
 

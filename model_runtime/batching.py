@@ -74,15 +74,17 @@ def join(batches: Sequence[RowBatch], digests: Sequence[Sequence[bytes]]) -> Joi
     """One batch of all rows in order, in which users of equal digests are one; all batches have one shape."""
     index_of: dict[bytes, int] = {}
     users: list[NDArray[np.int64]] = []
-    kept: list[list[int]] = []
+    new: list[list[int]] = []  # by batch, the places of users that come for the first time
     for of_batch in digests:
-        known = len(index_of)
-        users.append(np.array([index_of.setdefault(digest, len(index_of)) for digest in of_batch], np.int64))
-        _, first = np.unique(users[-1], return_index=True)
-        kept.append([int(user) for user in first if users[-1][user] >= known])
+        new.append([])
+        for place, digest in enumerate(of_batch):
+            if digest not in index_of:
+                index_of[digest] = len(index_of)
+                new[-1].append(place)
+        users.append(np.array([index_of[digest] for digest in of_batch], np.int64))
+    bringing = [(batch, places) for batch, places in zip(batches, new, strict=True) if places]
     fields_of = {
-        name: np.concatenate([getattr(batch, name)[rows] for batch, rows in zip(batches, kept, strict=True)])
-        for name in USER_FIELDS
+        name: np.concatenate([getattr(batch, name)[places] for batch, places in bringing]) for name in USER_FIELDS
     }
     fields_of |= {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in ROW_FIELDS}
     indexes = [user_U[batch.user_index_N] for user_U, batch in zip(users, batches, strict=True)]
@@ -92,7 +94,7 @@ def join(batches: Sequence[RowBatch], digests: Sequence[Sequence[bytes]]) -> Joi
     return Joined(
         batch=RowBatch(**fields_of),
         parts=tuple(slice(start, end) for start, end in zip(starts, ends, strict=True)),
-        new_users=tuple(map(len, kept)),
+        new_users=tuple(map(len, new)),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from model_runtime.checkpoints import LoadedVersion
+from model_runtime.fixed_forwards import with_graphs
 from model_runtime.kernels.choice import REFERENCE, kernel_for
 from model_runtime.kernels.embedding import ServedEmbedding
 from model_runtime.kernels.rows import Rows, to_int8
@@ -21,6 +22,7 @@ from model_runtime.networks.engagement import Trunk
 from model_runtime.networks.features import RowBatch
 from model_runtime.precision import BF16, FP32, INT8_ROWS, ParityLimits, parity, sample_of
 from model_runtime.settings import AS_EXPORTED
+from model_runtime.sharing import share_tensors
 from model_runtime.versions import Version
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ def serve_as(
         resident: versions in memory: one of the same trunk and profile lends its own.
     """
     wanted = _exported(verified) if precision == AS_EXPORTED else precision
-    kernel = kernel_for(verified.device)
-    if wanted == FP32 and kernel is REFERENCE:
+    is_cuda, resident = verified.device.startswith("cuda"), list(resident)
+    if wanted == FP32 and not is_cuda:
         return verified
     sample = sample_of(golden)
     expected = verified.score(sample)
@@ -52,7 +54,9 @@ def serve_as(
         card = parity(name, verified.device, sample, expected, served.score(sample))
         if not (problem := card.problem(limits)):
             log.info("version %s serves as %s: %s", verified.version_id, name, card)
-            return replace(served, parity=card, refused=refused)
+            told = replace(served, parity=card, refused=refused)
+            share_tensors(told, resident)  # before a graph records where they lie
+            return with_graphs(told, golden) if is_cuda else told
         refused = refused or problem
         log.warning("version %s: %s; fp32 serves", verified.version_id, problem)
     return replace(verified, refused=refused)

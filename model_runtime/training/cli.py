@@ -1,10 +1,9 @@
-"""Commands of the training side: open-bandit, train, add-surface, recalibrate, export."""
+"""Commands of the training side: train, add-surface, recalibrate, export; those of data are in `data_commands`."""
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,22 @@ import torch
 from control_plane.domain.errors import ControlPlaneError, InvalidField
 from control_plane.domain.model_version import Surface
 from model_runtime.networks.engagement import HeadConfig, TrunkConfig, read_config
-from model_runtime.training import open_bandit
+from model_runtime.training import data_commands
 from model_runtime.training.calibrate import METHODS, CalibrationConfig
-from model_runtime.training.data import Examples, read_examples, read_json
+from model_runtime.training.data import IMPRESSIONS_FILE, Examples, read_examples, read_json
 from model_runtime.training.export import DEFAULT_MODEL_NAME, ExportConfig, export
 from model_runtime.training.faults import parse_fault, with_fault
-from model_runtime.training.fit import PRECISIONS, Progress
+from model_runtime.training.fit import PRECISIONS
 from model_runtime.training.joint import JointCheckpoint
 from model_runtime.training.migrate import add_surface
+from model_runtime.training.progress import passes, steps
 from model_runtime.training.resume import RESUME_FILE, Resume, identity_of
+from model_runtime.training.row_groups import row_groups
+from model_runtime.training.stream import BUFFER_ROWS, Stream, open_stream
 from model_runtime.training.train import TrainConfig, recalibrate, train
 
-try:
-    import rich.console
-    import rich.progress
-except ImportError:  # the runtime's own dependencies do not include it
-    HAS_RICH = False
-else:
-    HAS_RICH = True
-
 RESUMED_EVERY = 100  # steps, where a resumed run is not told how often to save
-PLAIN_LINES = 10  # of progress, where no terminal shows a bar
+STREAMED_ROWS = 1_000_000  # from as many on, rows are read as they are needed unless asked otherwise
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,19 +46,12 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_runtime")
     commands = parser.add_subparsers(required=True)
-    _add_open_bandit(commands)
+    data_commands.add(commands)
     _add_train(commands)
     _add_add_surface(commands)
     _add_recalibrate(commands)
     _add_export(commands)
     return parser
-
-
-def _add_open_bandit(commands: Any) -> None:
-    command = commands.add_parser("open-bandit", help="turn the Open Bandit sample into a data set")
-    command.add_argument("--wheel", type=Path, required=True, help="obp-0.4.1-py3-none-any.whl, as PyPI has it")
-    command.add_argument("--out", type=Path, required=True, help="folder for impressions.parquet and features.json")
-    command.set_defaults(command=_open_bandit)
 
 
 def _add_train(commands: Any) -> None:
@@ -90,6 +77,13 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--calibration", choices=METHODS, default=default.calibration.method)
     command.add_argument("--checkpoint-every", type=int, default=0, help="steps after which the run's state is saved")
     command.add_argument("--resume", action="store_true", help="go on from the state that lies in the output folder")
+    command.add_argument(
+        "--stream",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help=f"read rows as they are needed, in memory that does not grow with them (auto: from {STREAMED_ROWS} on)",
+    )
+    command.add_argument("--buffer-rows", type=int, default=BUFFER_ROWS, help="mixed with each other, where streamed")
     command.add_argument("--device", default=default.device)
     command.add_argument(
         "--threads", type=int, default=None, help="of torch; the result depends on it in the last bits"
@@ -140,11 +134,6 @@ def _add_export(commands: Any) -> None:
     command.set_defaults(command=_export)
 
 
-def _open_bandit(arguments: argparse.Namespace) -> None:
-    rows = open_bandit.convert(arguments.wheel, arguments.out)
-    print(f"{rows} impressions in {arguments.out}")
-
-
 def _train(arguments: argparse.Namespace) -> None:
     config = TrainConfig(
         seed=arguments.seed,
@@ -163,11 +152,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     surfaces = None if arguments.surfaces is None else arguments.surfaces.split(",")
-    examples = read_examples(arguments.data, before_ms=arguments.before_ms, surfaces=surfaces)
+    examples = _examples(arguments, surfaces)
     start = None if arguments.start is None else JointCheckpoint.read(arguments.start)
     resume = _resume(arguments, examples, config, start)
     begun = time.perf_counter()
-    with _progress() as progress:
+    with steps() as progress:
         network = None if start is None else start.network
         joint = train(examples, config, progress=progress, resume=resume, start=network)
     seconds = time.perf_counter() - begun
@@ -177,8 +166,18 @@ def _train(arguments: argparse.Namespace) -> None:
     print(_table(joint))
 
 
+def _examples(arguments: argparse.Namespace, surfaces: Sequence[str] | None) -> Examples | Stream:
+    """In memory or streamed; only what the command line asks for."""
+    if arguments.stream != "never":
+        groups = row_groups(arguments.data / IMPRESSIONS_FILE) if (arguments.data / IMPRESSIONS_FILE).exists() else []
+        if arguments.stream == "always" or sum(group.num_rows for group in groups) >= STREAMED_ROWS:
+            used = {"before_ms": arguments.before_ms, "surfaces": surfaces}
+            return open_stream(arguments.data, buffer_rows=arguments.buffer_rows, told=passes(), **used)
+    return read_examples(arguments.data, before_ms=arguments.before_ms, surfaces=surfaces)
+
+
 def _resume(
-    arguments: argparse.Namespace, examples: Examples, config: TrainConfig, start: JointCheckpoint | None
+    arguments: argparse.Namespace, examples: Examples | Stream, config: TrainConfig, start: JointCheckpoint | None
 ) -> Resume | None:
     """Saves as often as asked; what an earlier run left is gone on from only where that is asked, too."""
     if not arguments.checkpoint_every and not arguments.resume:
@@ -194,7 +193,7 @@ def _add_surface(arguments: argparse.Namespace) -> None:
     joint, surface = JointCheckpoint.read(arguments.checkpoint), Surface(arguments.surface)
     model = {name: each for name, each in _model(arguments.model).items() if name != "trunk"}
     config = TrainConfig(seed=arguments.seed, epochs=arguments.epochs, steps=arguments.steps, **model)
-    with _progress() as progress:
+    with steps() as progress:
         grown = add_surface(joint, read_examples(arguments.data), surface, config, progress=progress)
     grown.write(arguments.out)
     print(f"added {surface}: {grown.training_run} in {arguments.out}")
@@ -264,28 +263,3 @@ def _table(joint: JointCheckpoint) -> str:
                 f"{surface:<16}{name:<16}{group['rows']:>8}{group['clicks']:>8}{shown[0]:>9}{shown[1]:>9}{shown[2]:>13}"
             )
     return "\n".join(lines)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a few plain lines elsewhere; both on stderr."""
-    if not (HAS_RICH and sys.stderr.isatty()):
-        yield _print_progress
-        return
-    columns = (
-        "[progress.description]{task.description}",
-        rich.progress.BarColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as bar:
-        task = bar.add_task("training")
-
-        def show(step: int, steps: int, loss: float) -> None:
-            bar.update(task, completed=step, total=steps, description=f"training, loss {loss:.4f}")
-
-        yield show
-
-
-def _print_progress(step: int, steps: int, loss: float) -> None:
-    if step == steps or step % max(1, steps // PLAIN_LINES) == 0:
-        print(f"step {step} of {steps}, loss {loss:.4f}", file=sys.stderr)

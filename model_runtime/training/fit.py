@@ -3,7 +3,7 @@
 Shapes: N rows of a batch, T tasks.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +16,9 @@ from torch.nn import functional
 from control_plane.domain.errors import InvalidField
 from control_plane.domain.model_version import Surface
 from model_runtime.networks.engagement import TASKS, EngagementNetwork, mixed_to_tensors
-from model_runtime.networks.features import IntArray
-from model_runtime.training.data import Examples
+from model_runtime.training.losses import LossCurve
 from model_runtime.training.resume import Resume
+from model_runtime.training.windows import Step, Windows
 
 TASK_WEIGHT = {"click": 1.0, "good_click": 0.5, "hide": 0.5}  # the click is what ranks; the others regularise
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -52,45 +52,36 @@ class AddedPart:
 
 def fit(
     network: EngagementNetwork,
-    examples: Examples,
-    rows: Mapping[Surface, IntArray],
+    data: Windows,
     config: FitConfig,
     *,
     progress: Progress | None = None,
     resume: Resume | None = None,
     part: AddedPart | None = None,
-) -> None:
-    """Train a network in place, wholly or a part of it, on the named rows; rows without a surface's go unseen.
+) -> LossCurve:
+    """Train a network in place, wholly or a part of it, on the training rows; those of other parts go unseen.
 
-    With `resume`, what an earlier call saved goes on where it was, and the outcome has the same bits.
+    With `resume`, what an earlier call saved goes on where it was, and the outcome has the same bits. Returns how the
+    loss went.
     """
-    rng = np.random.default_rng(config.seed)
-    batches = mixed_batches(list(rows.values()), config.batch_rows, config.epochs, rng)
-    num_steps = max(1, round(sum(map(len, rows.values())) / config.batch_rows)) * config.epochs
+    num_steps = data.steps_an_epoch(config.batch_rows) * config.epochs
     num_steps = min(num_steps, config.steps or num_steps)
+    losses = LossCurve()
     network.train()
     with _moving(network, part) as weights:
         optimizer = _optimizer(network, weights, config, is_part=part is not None)
-        done = 0 if resume is None else resume.restore(network, optimizer)
-        for step, batch in enumerate(islice(batches, done, num_steps), start=done):
+        done = 0 if resume is None else resume.restore(network, optimizer, losses)
+        batches = data.steps(config.batch_rows, config.epochs, seed=config.seed, done=done)
+        for step, batch in enumerate(islice(batches, num_steps - done), start=done):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _learning_rate_share(step, num_steps, config.warm_up)
-            loss = _step(network, examples, dict(zip(rows, batch, strict=True)), optimizer, weights, config)
+            loss = _step(network, batch, optimizer, weights, config)
+            losses.add(step + 1, num_steps, loss)
             if resume is not None and (step + 1) % resume.every_steps == 0:
-                resume.save(network, optimizer, step + 1)
+                resume.save(network, optimizer, step + 1, losses)
             if progress is not None:
                 progress(step + 1, num_steps, loss)
-
-
-def mixed_batches(
-    row_S: list[IntArray], batch_rows: int, epochs: int, rng: np.random.Generator
-) -> Iterator[list[IntArray]]:
-    """Per step, the rows of each surface: every surface in every step, by its share; every row once an epoch."""
-    num_batches = max(1, round(sum(map(len, row_S)) / batch_rows))
-    for _ in range(epochs):
-        shuffled = [np.array_split(rng.permutation(row_M), num_batches) for row_M in row_S]
-        for batch in zip(*shuffled, strict=True):
-            yield list(batch)
+    return losses
 
 
 def masked_loss(logit_NT: Tensor, label_NT: Tensor) -> Tensor:
@@ -158,12 +149,12 @@ def _optimizer(
 
 def _step(
     network: EngagementNetwork,
-    examples: Examples,
-    batch: Mapping[Surface, IntArray],
+    step: Step,
     optimizer: torch.optim.Optimizer,
     weights: Sequence[nn.Parameter],
     config: FitConfig,
 ) -> float:
+    examples, batch = step
     row_N = np.concatenate(list(batch.values()))
     rows = mixed_to_tensors(examples.batch(row_N), examples.contexts(row_N), device=config.device)
     label_NT = torch.from_numpy(examples.label_NT[row_N]).to(config.device)

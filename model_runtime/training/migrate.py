@@ -19,12 +19,12 @@ from control_plane.domain.errors import InvalidField, UnknownName
 from control_plane.domain.model_version import Surface
 from model_runtime.networks.engagement import EngagementNetwork
 from model_runtime.networks.features import FeatureSpec, RowBatch
-from model_runtime.networks.nulls import null_rates_of_rows
 from model_runtime.training.data import Examples, split_by_time
-from model_runtime.training.evaluate import expert_shares, held_out_table
+from model_runtime.training.evaluate import expert_table, held_out_table, score_held_out
 from model_runtime.training.fit import AddedPart, Progress, fit
 from model_runtime.training.joint import JointCheckpoint, weights_of
-from model_runtime.training.train import TrainConfig, calibrate, golden_rows, run_name, start_at_base_rates
+from model_runtime.training.train import TrainConfig, calibrate, run_name, start_at_base_rates
+from model_runtime.training.windows import InMemory, training_rates
 
 UNCHANGED = 1e-6  # of a probability: what a surface that was there may move by when another is added
 
@@ -62,32 +62,30 @@ def add_surface(
     """
     spec = grown_spec(joint.spec, examples.spec, surface)
     examples = replace(examples, spec=spec)
-    part = split_by_time(examples, surface, config.held_out)
-    rows = {surface: part.training}
+    data = InMemory(examples=examples, parts={surface: split_by_time(examples, surface, config.held_out)})
+    rates = training_rates(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = _grown(joint.network, spec, surface, config)
-        start_at_base_rates(network, examples, rows)
+        start_at_base_rates(network, rates)
         added = AddedPart(surface=surface, first_row=len(joint.network.trunk.embedding.table))
-        fit(network.to(config.device), examples, rows, config.fit, progress=progress, part=added)
+        fit(network.to(config.device), data, config.fit, progress=progress, part=added)
     network = network.eval().to("cpu")
     _check_unchanged(joint, network)
-    measured = {surface: calibrate(network, examples, surface, part.calibration, config.calibration)}
+    held_out = score_held_out(network, data)
+    measured = {surface: calibrate(spec, surface, held_out[surface].calibration, config)}
     return JointCheckpoint(
         network=network,
-        calibrators={
-            **joint.calibrators,
-            surface: calibrate(network, examples, surface, part.held_out, config.calibration),
-        },
-        golden={**joint.golden, surface: golden_rows(examples, surface, part)},
+        calibrators={**joint.calibrators, surface: calibrate(spec, surface, held_out[surface].all, config)},
+        golden={**joint.golden, surface: held_out[surface].golden},
         training_run=f"{run_name(network, config)}-with-{surface}",
         metrics=_merged(
             joint.metrics,
-            held_out=held_out_table(network, measured, examples, {surface: part}),
-            experts={surface: expert_shares(network, examples, surface, part)},
+            held_out=held_out_table(spec, measured, held_out),
+            experts=expert_table(held_out),
             added={surface: asdict(config)},
         ),
-        null_rates={**joint.null_rates, surface: null_rates_of_rows(examples.rows.take(part.training))},
+        null_rates={**joint.null_rates, surface: rates[surface].null_F},
         fitted_on=weights_of(network) if joint.fitted_on else {},
     )
 

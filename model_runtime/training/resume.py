@@ -1,7 +1,8 @@
 """A training run's state in one file, so that a run that was killed goes on and ends in the same bits.
 
-The file is safetensors: weights, the optimizer's moments, torch's random state; its metadata hold the step and what
-the run was of. The order of the data follows from the seed, so the step says where in it the run stood.
+The file is safetensors: weights, the optimizer's moments, torch's random state and the losses so far; its metadata
+hold the step and what the run was of. The order of the data follows from the seed, so the step says where in it the
+run stood.
 """
 
 import hashlib
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from control_plane.domain.errors import InvalidField, UnsafeArtifact
 from model_runtime.checkpoints import read_tensors
 from model_runtime.training.data import Examples
+from model_runtime.training.losses import LossCurve
+from model_runtime.training.stream import Stream
 
 RESUME_FILE = "resume.safetensors"
-NETWORK, OPTIMIZER, RANDOM = "network.", "optimizer.", "random_state"
+NETWORK, OPTIMIZER, RANDOM, LOSSES = "network.", "optimizer.", "random_state", "losses"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,17 +39,17 @@ class Resume:
         if self.every_steps < 1:
             raise InvalidField("checkpoint_every", f"must be at least 1 step, not {self.every_steps}")
 
-    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, losses: LossCurve) -> None:
         """Replace the file in one step: whenever the process dies, a whole one is there."""
         tensors: dict[str, Tensor] = {f"{NETWORK}{index}": weight for index, weight in enumerate(network.parameters())}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{OPTIMIZER}{index}.{name}": torch.as_tensor(each) for name, each in moments.items()}
-        tensors[RANDOM] = torch.get_rng_state()
+        tensors |= {RANDOM: torch.get_rng_state(), LOSSES: losses.state()}
         metadata = {"identity": self.identity, "step": str(step)}
         content = safetensors.torch.save({name: each.detach().cpu() for name, each in tensors.items()}, metadata)
         _replace(self.path, content)
 
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, losses: LossCurve) -> int:
         """Put everything back as it was saved and return the steps done; 0 where nothing was saved.
 
         Raises:
@@ -62,11 +65,15 @@ class Resume:
         _restore_weights(network, tensors, self.path)
         _restore_moments(optimizer, tensors)
         torch.set_rng_state(tensors[RANDOM])
+        if LOSSES in tensors:  # states of before do not tell
+            losses.restore(tensors[LOSSES])
         return int(metadata["step"])
 
 
-def identity_of(examples: Examples, config: object) -> str:
+def identity_of(examples: Examples | Stream, config: object) -> str:
     """The same only for the same rows in the same order, trained the same way."""
+    if isinstance(examples, Stream):
+        return hashlib.sha256(f"{examples.identity()}/{config!r}".encode()).hexdigest()
     told = hashlib.sha256(json.dumps([examples.spec.to_json(), repr(config)], sort_keys=True).encode())
     arrays = [getattr(examples.rows, name) for name in examples.rows.given()]
     for array in (*arrays, examples.label_NT, examples.surface_N, examples.served_at_ms_N):

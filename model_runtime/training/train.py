@@ -4,7 +4,7 @@ Shapes: N rows of a batch, T tasks.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
@@ -15,24 +15,22 @@ from control_plane.domain.model_version import Surface, digest_of
 from model_runtime.checkpoints import tensors_of
 from model_runtime.networks.calibration import Calibrator
 from model_runtime.networks.engagement import (
-    CLICK,
     TASKS,
     EngagementNetwork,
     HeadConfig,
-    SurfaceHead,
     TrunkConfig,
 )
-from model_runtime.networks.features import IntArray, RowBatch
-from model_runtime.networks.nulls import null_rates_of_rows
+from model_runtime.networks.features import FeatureSpec, IntArray, RowBatch
 from model_runtime.training.calibrate import CalibrationConfig, fit_calibrator
-from model_runtime.training.data import Examples, Parts, split_by_time
-from model_runtime.training.evaluate import click_logits, expert_shares, held_out_table
+from model_runtime.training.data import Examples, Parts
+from model_runtime.training.evaluate import GOLDEN_ROWS, Scored, expert_table, held_out_table, score_held_out, scored
 from model_runtime.training.fit import FitConfig, Progress, check_precision, fit
 from model_runtime.training.joint import JointCheckpoint, weights_of
 from model_runtime.training.resume import Resume
+from model_runtime.training.stream import Stream
+from model_runtime.training.windows import Rates, in_memory, training_rates
 
 UNLABELLED_RATE = 0.01  # what a task answers that has no label on a surface: rare, and the same for all
-GOLDEN_ROWS = 64  # rows of a golden check: a few per view type, and it stays a file of kilobytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +73,7 @@ class TrainConfig:
 
 
 def train(
-    examples: Examples,
+    examples: Examples | Stream,
     config: TrainConfig,
     *,
     progress: Progress | None = None,
@@ -84,6 +82,9 @@ def train(
 ) -> JointCheckpoint:
     """Train, calibrate and evaluate; the same examples and config give the same bits on the same machine.
 
+    Of a stream only as much is in memory as its buffer holds. It has the same rows held out as the same examples in
+    memory, and other batches.
+
     The metrics are those of calibrators fitted on the earlier half of what was held out; those that ship are
     fitted on all of it, since clicks are few and the latest matter most.
 
@@ -91,31 +92,28 @@ def train(
         resume: saves the run's state, and goes on from what an earlier call of the same run saved.
         start: a network to go on from, instead of a new one; it stays as it is.
     """
-    parts = {surface: split_by_time(examples, surface, config.held_out) for surface in examples.spec.surfaces}
-    rows = {surface: part.training for surface, part in parts.items()}
+    data = in_memory(examples, config.held_out) if isinstance(examples, Examples) else examples.split(config.held_out)
+    rates = training_rates(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = _new_network(examples, config, rows) if start is None else _taken_over(start, examples)
-        fit(network.to(config.device), examples, rows, config.fit, progress=progress, resume=resume)
+        network = _new_network(data.spec, config, rates) if start is None else _taken_over(start, data.spec)
+        losses = fit(network.to(config.device), data, config.fit, progress=progress, resume=resume)
     network = network.eval().to("cpu")
-    measured = {
-        surface: calibrate(network, examples, surface, part.calibration, config.calibration)
-        for surface, part in parts.items()
-    }
+    held_out = score_held_out(network, data)
+    measured = {surface: calibrate(data.spec, surface, each.calibration, config) for surface, each in held_out.items()}
     return JointCheckpoint(
         network=network,
-        calibrators={
-            surface: calibrate(network, examples, surface, part.held_out, config.calibration)
-            for surface, part in parts.items()
-        },
-        golden={surface: golden_rows(examples, surface, parts[surface]) for surface in parts},
+        calibrators={surface: calibrate(data.spec, surface, each.all, config) for surface, each in held_out.items()},
+        golden={surface: each.golden for surface, each in held_out.items()},
         training_run=run_name(network, config),
         metrics={
             "config": asdict(config),
-            "held_out": held_out_table(network, measured, examples, parts),
-            "experts": {surface: expert_shares(network, examples, surface, parts[surface]) for surface in parts},
+            "sizes": {surface: list(sizes) for surface, sizes in data.sizes.items()},
+            "held_out": held_out_table(data.spec, measured, held_out),
+            "experts": expert_table(held_out),
+            "losses": losses.points(),
         },
-        null_rates={surface: null_rates_of_rows(examples.rows.take(part.training)) for surface, part in parts.items()},
+        null_rates={surface: rates[surface].null_F for surface in data.spec.surfaces},
         fitted_on=weights_of(network),
     )
 
@@ -141,7 +139,7 @@ def recalibrate(
     if not any(map(len, late.values())):
         raise InvalidField("after_ms", "leaves no row to calibrate on")
     fitted = {
-        surface: calibrate(joint.network, examples, surface, row_M, calibration or _kind_of(joint.calibrators[surface]))
+        surface: _recalibrated(joint, examples, surface, row_M, calibration)
         for surface, row_M in late.items()
         if len(row_M)
     }
@@ -157,48 +155,54 @@ def run_name(network: EngagementNetwork, config: TrainConfig) -> str:
     return f"{digest_of(tensors_of(network.trunk))[7:19]}-seed-{config.seed}"
 
 
-def _new_network(examples: Examples, config: TrainConfig, rows: Mapping[Surface, IntArray]) -> EngagementNetwork:
-    heads = {surface: config.heads.get(surface, config.head) for surface in examples.spec.surfaces}
-    network = EngagementNetwork(examples.spec, config.trunk, heads, has_one_head=config.has_one_head)
-    start_at_base_rates(network, examples, rows)
+def _recalibrated(
+    joint: JointCheckpoint,
+    examples: Examples,
+    surface: Surface,
+    row_M: IntArray,
+    calibration: CalibrationConfig | None,
+) -> Calibrator:
+    found = scored(joint.network, examples, surface, row_M)
+    return calibrated(joint.spec, surface, found, calibration or _kind_of(joint.calibrators[surface]))
+
+
+def _new_network(spec: FeatureSpec, config: TrainConfig, rates: Mapping[Surface, Rates]) -> EngagementNetwork:
+    heads = {surface: config.heads.get(surface, config.head) for surface in spec.surfaces}
+    network = EngagementNetwork(spec, config.trunk, heads, has_one_head=config.has_one_head)
+    start_at_base_rates(network, rates)
     return network
 
 
-def _taken_over(start: EngagementNetwork, examples: Examples) -> EngagementNetwork:
-    if start.spec != examples.spec:
+def _taken_over(start: EngagementNetwork, spec: FeatureSpec) -> EngagementNetwork:
+    if start.spec != spec:
         raise InvalidField("features", "must be those of the network to go on from")
     return copy.deepcopy(start)
 
 
-def start_at_base_rates(network: EngagementNetwork, examples: Examples, rows: Mapping[Surface, IntArray]) -> None:
-    """Heads start at their tasks' rates; a task without labels answers a constant, not noise."""
-    for head, of_head in _rows_by_head(network, rows):
-        label_NT = examples.label_NT[of_head]
+def start_at_base_rates(network: EngagementNetwork, rates: Mapping[Surface, Rates]) -> None:
+    """Heads start at their tasks' rates, over all surfaces that they answer; a task without labels answers a
+    constant, not noise.
+    """
+    heads = {surface: network.head_of(surface) for surface in rates}
+    for head in dict.fromkeys(heads.values()):
+        of_head = [rates[surface] for surface, its_head in heads.items() if its_head is head]
         for task in range(len(TASKS)):
-            label_N = label_NT[:, task][~np.isnan(label_NT[:, task])]
-            rate = (label_N.sum() + UNLABELLED_RATE) / (len(label_N) + 1)
+            yes, known = (float(sum(each[part][task] for each in of_head)) for part in (0, 1))
+            rate = (yes + UNLABELLED_RATE) / (known + 1)
             with torch.no_grad():
                 head.bias_T[task] = float(np.log(rate) - np.log1p(-rate))
-                if len(label_N) == 0:
+                if known == 0:
                     head.weight_TG[task] = 0.0
 
 
-def _rows_by_head(
-    network: EngagementNetwork, rows: Mapping[Surface, IntArray]
-) -> Iterator[tuple[SurfaceHead, IntArray]]:
-    """Each head once, with the rows of all surfaces that it answers."""
-    heads = {surface: network.head_of(surface) for surface in rows}
-    for head in dict.fromkeys(heads.values()):
-        yield head, np.concatenate([rows[surface] for surface, its_head in heads.items() if its_head is head])
+def calibrate(spec: FeatureSpec, surface: Surface, rows: Scored, config: TrainConfig) -> Calibrator:
+    return calibrated(spec, surface, rows, config.calibration)
 
 
-def calibrate(
-    network: EngagementNetwork, examples: Examples, surface: Surface, row_M: IntArray, config: CalibrationConfig
-) -> Calibrator:
-    logit_M, view_type_M = click_logits(network, examples, surface, row_M)
-    click_M = examples.label_NT[row_M, CLICK] > 0
-    num_view_types = len(examples.spec.view_types[surface])
-    return fit_calibrator(logit_M.astype(np.float64), click_M, view_type_M, num_view_types, config)
+def calibrated(spec: FeatureSpec, surface: Surface, rows: Scored, config: CalibrationConfig) -> Calibrator:
+    """The calibrator that is fitted on these rows."""
+    num_view_types = len(spec.view_types[surface])
+    return fit_calibrator(rows.logit_M.astype(np.float64), rows.is_click_M, rows.view_type_M, num_view_types, config)
 
 
 def _kind_of(calibrator: Calibrator) -> CalibrationConfig:

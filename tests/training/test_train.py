@@ -9,8 +9,9 @@ from model_runtime.checkpoints import tensors_of
 from model_runtime.networks.engagement import TASKS
 from model_runtime.training.data import examples_of, split_by_time
 from model_runtime.training.evaluate import click_logits
-from model_runtime.training.fit import masked_loss, mixed_batches
+from model_runtime.training.fit import masked_loss
 from model_runtime.training.train import train
+from model_runtime.training.windows import mixed_batches
 from tests.networks.builders import HOME_FEED, SEARCH, a_spec
 from tests.training.builders import a_config, impressions, some_examples
 

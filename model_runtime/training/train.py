@@ -131,8 +131,9 @@ def recalibrate(
     Raises:
         InvalidField: the rows have other features than the network, or none is late enough.
     """
-    if examples.spec != joint.spec:
+    if replace(examples.spec, surface_order=()) != replace(joint.spec, surface_order=()):
         raise InvalidField("features", "must be those that the checkpoint was trained on")
+    examples = replace(examples, spec=joint.spec)  # in which order the surfaces came is the checkpoint's to say
     is_late_N = examples.served_at_ms_N >= (after_ms if after_ms is not None else examples.served_at_ms_N.min())
     rows = {surface: examples.rows_of(surface) for surface in joint.spec.surfaces}
     late = {surface: row_M[is_late_N[row_M]] for surface, row_M in rows.items()}

@@ -115,3 +115,17 @@ def test_a_recalibrated_checkpoint_exports_as_a_calibrator_only_candidate(data: 
         if _digest(tmp_path / "checkpoint-export" / SEARCH, part) != _digest(tmp_path / "fitted-export" / SEARCH, part)
     }
     assert differ == {Part.CALIBRATOR}
+
+
+def test_a_checkpoint_is_calibrated_anew_on_logs_that_have_more_surfaces_or_had_them_in_another_order(
+    data: Path, tmp_path: Path
+) -> None:
+    first, grown = tmp_path / "first", tmp_path / "grown"
+    on_data = ["--data", str(data), "--steps", "1"]
+    main(["train", *on_data, "--out", str(first), "--surfaces", SEARCH])
+    main(["add-surface", *on_data, "--checkpoint", str(first), "--surface", HOME_FEED, "--out", str(grown)])
+
+    for checkpoint in (first, grown):
+        fitted = tmp_path / f"{checkpoint.name}-fitted"
+        arguments = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(fitted)]
+        assert main(["recalibrate", *arguments]) == 0

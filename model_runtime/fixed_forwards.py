@@ -37,6 +37,7 @@ class FixedForwards:
 
     def __init__(self, version: LoadedVersion, make: Make, *, wanted: Iterable[Shape] = ()) -> None:
         self._spec, self._surface = version.spec, version.manifest.version.surface
+        self._precision, self._device = version.precision, version.device
         self._first_context = first_context(version.spec, self._surface)
         self._lock = threading.Lock()
         trunk, widths = with_fixed_shapes(version.trunk), version.spec.widths(self._surface)
@@ -55,7 +56,7 @@ class FixedForwards:
         if forward is None:
             return None
         checked = check_batch(self._spec, self._surface, batch)
-        with self._lock:
+        with torch.inference_mode(), computing_as(self._precision, self._device), self._lock:
             score_NT = forward.score(checked, checked.view_type_N + self._first_context)
         return dict(zip(TASKS, np.ascontiguousarray(score_NT[: batch.num_rows].T), strict=True))
 

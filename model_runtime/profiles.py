@@ -67,6 +67,18 @@ def embedding_bytes(trunk: Trunk) -> int:
     return sum(tensor.nbytes for tensor in trunk.embedding.state_dict().values())
 
 
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def with_short_weights(module: Module, *, shared: nn.Module | None = None) -> Module:
+    """A copy whose matrices are bf16, so that autocast need not cast them at every forward; `shared` is not copied."""
+    copied = copy.deepcopy(module, {} if shared is None else {id(shared): shared})
+    for part in copied.modules():
+        if isinstance(part, nn.Linear):
+            part.to(torch.bfloat16)
+    return copied
+
+
 def _exported(version: LoadedVersion) -> str:
     return version.manifest.serving.precision if version.manifest.serving else FP32
 
@@ -75,7 +87,7 @@ def _in_profile(verified: LoadedVersion, precision: str, resident: Iterable[Vers
     alike = (each for each in resident if isinstance(each, LoadedVersion) and each.precision == precision)
     same = (each.trunk for each in alike if _is_of_trunk(each, verified))
     trunk = next(same, None) or _trunk_in_profile(verified.trunk, precision, verified.device)
-    head = _with_short_weights(verified.head) if precision == BF16 else verified.head
+    head = with_short_weights(verified.head) if precision == BF16 else verified.head
     return replace(verified, trunk=trunk, head=head, precision=precision)
 
 
@@ -92,17 +104,5 @@ def _trunk_in_profile(trunk: Trunk, precision: str, device: str) -> Trunk:
     if kernel is not REFERENCE:
         trunk = trunk.with_parts(embedding=ServedEmbedding(trunk.embedding, Rows(table), kernel))
     if precision == BF16:
-        return _with_short_weights(trunk, shared=trunk.embedding)
+        return with_short_weights(trunk, shared=trunk.embedding)
     return trunk if precision == FP32 else trunk.with_parts()  # rows meet in one forward where the trunk is the same
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def _with_short_weights(module: Module, *, shared: nn.Module | None = None) -> Module:
-    """A copy whose matrices are bf16, so that autocast need not cast them at every forward; `shared` is not copied."""
-    copied = copy.deepcopy(module, {} if shared is None else {id(shared): shared})
-    for part in copied.modules():
-        if isinstance(part, nn.Linear):
-            part.to(torch.bfloat16)
-    return copied

@@ -35,7 +35,6 @@ from model_runtime.networks.engagement import (
 )
 from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec, FloatArray, RowBatch, check_batch
 from model_runtime.networks.nulls import RateArray, null_rates_from_json
-
 from model_runtime.precision import FP32, ParityCard, computing_as
 
 if TYPE_CHECKING:
@@ -123,8 +122,9 @@ class LoadedVersion:
         """The same as `score`, from the trunk's activations: what it costs is the head and the calibrator alone."""
         with torch.inference_mode(), computing_as(self.precision, self.device):
             size = len(shared.crossed_NX)
-            steps = _slices(size, self._step(CPU_PASS_ROWS, size))
-            logits = [self.head(shared.rows(part), rows.rows(part).own) for part in steps]
+            if size <= (step := self._step(CPU_PASS_ROWS, size)):
+                return self._probabilities(self.head(shared, rows.own), rows)
+            logits = [self.head(shared.rows(part), rows.rows(part).own) for part in _slices(size, step)]
             return self._probabilities(torch.cat(logits), rows)
 
     def reads_activations_of(self, other: "Version") -> bool:

@@ -3,6 +3,7 @@
 Shapes: N rows of a request, M rows of a part of it, S rows wanted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ class Kept:
         position_S = self.position_N[row_S]
         if not self.parts or (position_S == ABSENT).any():
             return None
+        if len(self.parts) == 1:
+            return _rows(self.parts[0], position_S)
         order_S = np.argsort(position_S, kind="stable")
         taken, start = [], 0
         for part in self.parts:
@@ -42,7 +45,7 @@ class Kept:
             inside = position_S[order_S]
             taken.append(_rows(part, inside[(inside >= start) & (inside < end)] - start))
             start = end
-        return _rows(_joined(taken), np.argsort(order_S, kind="stable"))
+        return _rows(joined(taken), np.argsort(order_S, kind="stable"))
 
 
 def num_bytes(activations: Activations) -> int:
@@ -51,6 +54,16 @@ def num_bytes(activations: Activations) -> int:
 
 def slice_of(activations: Activations, part: slice) -> Activations:
     return Activations(activations.shared.rows(part), activations.rows.rows(part))
+
+
+def joined(parts: Sequence[Activations]) -> Activations:
+    """All their rows, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    with torch.inference_mode():
+        shared = Shared(*map(torch.cat, zip(*(part.shared for part in parts), strict=True)))
+        rows = RowTensors(*map(torch.cat, zip(*(part.rows for part in parts), strict=True)))
+        return Activations(shared, rows)
 
 
 def _rows(activations: Activations, index_S: NDArray[np.int64]) -> Activations:
@@ -62,15 +75,6 @@ def _rows(activations: Activations, index_S: NDArray[np.int64]) -> Activations:
         # A head reads nothing of users, and a view of them would hold them all.
         of_users = {name: t.new_empty((0, *t.shape[1:])) for name, t in fields.items() if not _is_of_rows(name)}
         return Activations(Shared(*(each.index_select(0, index) for each in shared)), RowTensors(**of_rows, **of_users))
-
-
-def _joined(parts: list[Activations]) -> Activations:
-    if len(parts) == 1:
-        return parts[0]
-    with torch.inference_mode():
-        shared = Shared(*map(torch.cat, zip(*(part.shared for part in parts), strict=True)))
-        rows = RowTensors(*map(torch.cat, zip(*(part.rows for part in parts), strict=True)))
-        return Activations(shared, rows)
 
 
 def _is_of_rows(name: str) -> bool:

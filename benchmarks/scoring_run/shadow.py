@@ -17,7 +17,7 @@ from model_runtime.protocol import InferRequest
 from model_runtime.tally import FIRST_CALLS
 
 ROWS = 500
-REQUESTS = 4  # answered one after the other, while the shadow comes after
+REQUESTS = 8  # answered one after the other, while the shadow comes after
 WAIT_SECONDS = 60.0
 
 

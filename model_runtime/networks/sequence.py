@@ -70,7 +70,7 @@ class UserSequence(nn.Module):
             return summary_UW
         weight_ML = encoded.is_entry_ML.to(encoded.hidden_MLW.dtype)
         weight_ML = weight_ML / weight_ML.sum(1, keepdim=True)
-        pooled_MW = self.norm((encoded.hidden_MLW * weight_ML[:, :, None]).sum(1))
+        pooled_MW: Tensor = self.norm((encoded.hidden_MLW * weight_ML[:, :, None]).sum(1))
         if len(pooled_MW) == num_users:
             return pooled_MW
         return summary_UW.to(pooled_MW.dtype).index_copy(0, encoded.user_M, pooled_MW)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from model_runtime.checkpoints import LoadedVersion
 from model_runtime.event_sink import EventSink
 from model_runtime.impressions import ImpressionIds, Impressions
 from model_runtime.residency import Residency
@@ -184,8 +186,76 @@ def test_a_full_shadow_costs_no_other_its_room_and_they_take_turns(residency: Re
         shadow.offer(first.version_id, 10, lambda: a_job(first, 10))
     shadow.offer(second.version_id, 10, lambda: a_job(second, 10))
 
-    order = [job.version_id for job in (shadow._next(), shadow._next(), shadow._next()) if job is not None]
+    order = [shadow._next()[0].version_id for _ in range(3)]
 
     assert order == [first.version_id, second.version_id, first.version_id]
     assert shadow.dropped_by_version() == {first.version_id: 10}
     sink.stop(0.0)
+
+
+@pytest.fixture
+def relatives(artifacts: Artifacts) -> Iterator[Residency]:
+    """Stable, and a sibling of its trunk."""
+    residency = Residency()
+    residency.start()
+    pinned = {each.version_id: str(each.folder) for each in (artifacts.stable, artifacts.sibling)}
+    assert not residency.pin(pinned, timeout_seconds=20.0)
+    yield residency
+    residency.stop()
+
+
+def a_read_job(relatives: Residency, artifacts: Artifacts, rows: int, *, seed: int) -> ShadowJob:
+    """Of the sibling, whose rows stable's trunk has read."""
+    stable = relatives.get(artifacts.stable.version_id)
+    assert isinstance(stable, LoadedVersion)
+    activations = stable.activations(sound_batch(num_users=rows, num_rows=rows, seed=seed))
+    return replace(a_job(artifacts.sibling, rows), rows=activations)
+
+
+def offer(shadow: Shadow, job: ShadowJob) -> None:
+    shadow.offer(job.version_id, job.num_rows, lambda: job)
+
+
+def test_jobs_that_need_a_head_alone_go_together_and_score_as_they_would_alone(
+    relatives: Residency, artifacts: Artifacts
+) -> None:
+    jobs = [a_read_job(relatives, artifacts, rows, seed=rows) for rows in (3, 1, 7)]
+    sink, tally = EventSink(NOWHERE), Tally()
+    shadow = Shadow(relatives, Scorer(relatives, tally, max_users=99, max_rows=999), sink, max_rows=99)
+    for job in jobs:
+        offer(shadow, job)
+
+    together = shadow._next()
+
+    assert [job.num_rows for job in together] == [3, 1, 7]
+    for job, found in zip(jobs, shadow._score(together), strict=True):
+        (alone,) = shadow._score([job])
+        assert found is not None
+        assert alone is not None
+        np.testing.assert_allclose(found.click_N, alone.click_N, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(found.hide_N, alone.hide_N, atol=1e-6, rtol=0)
+    sink.stop(0.0)
+
+
+def test_a_job_with_rows_to_read_waits_for_no_other_and_goes_alone(relatives: Residency, artifacts: Artifacts) -> None:
+    read = [a_read_job(relatives, artifacts, 2, seed=seed) for seed in (1, 2)]
+    sink = EventSink(NOWHERE)
+    shadow = Shadow(relatives, Scorer(relatives, Tally(), max_users=99, max_rows=999), sink, max_rows=99)
+    for job in (read[0], a_job(artifacts.sibling, 5), read[1]):
+        offer(shadow, job)
+
+    assert [[job.num_rows for job in shadow._next()] for _ in range(3)] == [[2], [5], [2]]
+    assert shadow.queued == 9
+    sink.stop(0.0)
+
+
+def test_who_waits_for_the_shadow_does_not_wait_for_company(
+    relatives: Residency, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_runtime.shadow.LINGER_SECONDS", 60.0)
+    with a_shadow(relatives) as (shadow, sink, _):
+        shadow.offer(artifacts.sibling.version_id, 4, lambda: a_read_job(relatives, artifacts, 4, seed=0))
+
+        assert shadow.drain(20.0)
+
+        assert sink.counts().buffered == 4

@@ -17,7 +17,6 @@ from control_plane.domain.model_version import Surface, VersionId
 from control_plane.domain.split import Arm, Split
 from model_runtime.batching import one_user_each
 from model_runtime.by_hand import ByHand
-from model_runtime.checkpoints import LoadedVersion
 from model_runtime.event_sink import EventSink
 from model_runtime.heartbeat import Heartbeat
 from model_runtime.impressions import ImpressionIds, Impressions
@@ -30,12 +29,14 @@ from model_runtime.router import arms, shadowed
 from model_runtime.scorer import NOTHING_SHOWN, Routed, Scorer, best_rows
 from model_runtime.scores import HEADS, Scores
 from model_runtime.scoring_request import Showing, read_batch, read_deadline, read_showing, read_user_keys
-from model_runtime.settings import RuntimeSettings
+from model_runtime.settings import RuntimeSettings, usual_lanes
 from model_runtime.shadow import Shadow, ShadowJob
 from model_runtime.split_client import SplitClient
 from model_runtime.split_table import SplitTable
+from model_runtime.steps import Steps, take
 from model_runtime.tally import Tally
 from model_runtime.unavailable import Unavailable
+from model_runtime.versions import Version
 
 LAST_KNOWN_GOOD = "splits.json"
 
@@ -50,13 +51,16 @@ class Inference:
 
 
 class Engine:
-    """Owns every part and thread of the runtime; `infer` may be called from many threads."""
+    """Owns every part and thread of the runtime; `infer` and `inferring` may be called from many threads."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         url, token = settings.control_plane, settings.token
         self.settings = settings
         self.residency = Residency(
-            device=settings.device, budget_bytes=settings.memory_budget_bytes, on_settled=self._apply_splits
+            device=settings.device,
+            precision=settings.precision,
+            budget_bytes=settings.memory_budget_bytes,
+            on_settled=self._apply_splits,
         )
         self.tally = Tally()
         self.stats = RequestStats()
@@ -67,6 +71,7 @@ class Engine:
             max_rows=settings.max_rows_per_forward,
             batch_seconds=settings.batch_seconds,
             slow_seconds=settings.slow_forward_seconds,
+            lanes=settings.lanes or usual_lanes(settings.device, settings.torch_threads),
             may_lead=settings.device == "cpu" and settings.torch_threads == 1,
             stats=self.stats,
         )
@@ -124,15 +129,21 @@ class Engine:
             UnknownName: no such surface, or no such version in memory.
             Unavailable: nothing can answer now, or not before the caller's deadline.
         """
+        return take(self.inferring(surface, version_id, request, arrived_at=arrived_at), self.scorer.batches)
+
+    def inferring(
+        self, surface: Surface, version_id: VersionId | None, request: InferRequest, *, arrived_at: float | None = None
+    ) -> Steps[Inference]:
+        """The same in steps."""
         showing = read_showing(request.parameters)
         since = time.monotonic() if arrived_at is None else arrived_at
         deadline = read_deadline(request.parameters, arrived_at=since, max_seconds=self.settings.max_seconds)
         if version_id is None:
-            return self._infer_routed(self.split(surface), request, showing, deadline)
+            return (yield from self._infer_routed(self.split(surface), request, showing, deadline))
         if showing is not None:
             raise InvalidField("parameters.show", "needs a routed request; this one names its version")
         version = self.version(surface, version_id)
-        scores = self.scorer.score(version, self._read_batch(version, request), deadline=deadline)
+        scores = yield from self.scorer.scoring(version, self._read_batch(version, request), deadline=deadline)
         if scores.bad_rows().all():
             raise Unavailable(f"version {version_id} has no sound score for any row")
         return Inference(outputs=_score_outputs(scores), version_id=version_id, parameters={})
@@ -148,7 +159,7 @@ class Engine:
             raise Unavailable("no split is known yet; the control plane was not reached")
         raise UnknownName("surface", surface, known=known)
 
-    def version(self, surface: Surface, version_id: VersionId) -> LoadedVersion:
+    def version(self, surface: Surface, version_id: VersionId) -> Version:
         """A version in memory, of this surface."""
         version = self.residency.get(version_id)
         if version is None or version.manifest.version.surface != surface:
@@ -193,13 +204,15 @@ class Engine:
         waits_for_candidate = split.candidate_bp > 0 and not self.residency.is_settled(split.version_of(Arm.CANDIDATE))
         return self.residency.get(split.stable) is not None and not waits_for_candidate
 
-    def _infer_routed(self, split: Split, request: InferRequest, showing: Showing | None, deadline: float) -> Inference:
+    def _infer_routed(
+        self, split: Split, request: InferRequest, showing: Showing | None, deadline: float
+    ) -> Steps[Inference]:
         stable = self.residency.get(split.stable)
         if stable is None:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         batch = self._read_batch(stable, request)
         user_key_U = read_user_keys(request, batch.num_users)
-        routed = self.scorer.score_routed(
+        routed = yield from self.scorer.scoring_routed(
             split,
             arms(split, user_key_U),
             batch,
@@ -211,7 +224,7 @@ class Engine:
             outputs |= self._show(split, showing, stable, routed, batch, user_key_U)
         return Inference(outputs=outputs, version_id=split.stable, parameters=_parameters_of(split))
 
-    def _read_batch(self, version: LoadedVersion, request: InferRequest) -> RowBatch:
+    def _read_batch(self, version: Version, request: InferRequest) -> RowBatch:
         surface = version.manifest.version.surface
         return read_batch(version.spec, surface, request, max_rows=self.settings.max_rows)
 
@@ -219,7 +232,7 @@ class Engine:
         self,
         split: Split,
         showing: Showing,
-        stable: LoadedVersion,
+        stable: Version,
         routed: Routed,
         batch: RowBatch,
         user_key_U: NDArray[np.uint64],
@@ -245,7 +258,7 @@ class Engine:
     def _offer_to_shadow(
         self,
         split: Split,
-        stable: LoadedVersion,
+        stable: Version,
         impressions: Impressions,
         arm_S: NDArray[np.int64],
         batch: RowBatch,
@@ -259,14 +272,14 @@ class Engine:
                 make = partial(_shadow_job, version_id, impressions, is_sampled_S, batch, row_S, readable)
                 self.shadow.offer(version_id, int(is_sampled_S.sum()), make)
 
-    def _keeps_activations(self, split: Split, stable: LoadedVersion, user_key_U: NDArray[np.uint64]) -> bool:
+    def _keeps_activations(self, split: Split, stable: Version, user_key_U: NDArray[np.uint64]) -> bool:
         """Whether a shadow will read what stable's trunk says of one of these users."""
         return any(
             self._reads_trunk_of(stable, version_id) and shadowed(split, user_key_U, sample_bp).any()
             for version_id, sample_bp in self._shadows_of(split).items()
         )
 
-    def _reads_trunk_of(self, stable: LoadedVersion, version_id: VersionId) -> bool:
+    def _reads_trunk_of(self, stable: Version, version_id: VersionId) -> bool:
         """A call whose features are to be looked at reads its rows anew: activations do not tell of them."""
         version = self.residency.get(version_id)
         return version is not None and version.reads_activations_of(stable) and not self.tally.is_due(version_id)

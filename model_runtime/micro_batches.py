@@ -1,8 +1,8 @@
 """Requests that meet on a device: what arrives while a forward runs goes together into the next one.
 
-Nothing ever waits for company: an idle device takes a lone request at once. One forward runs at a time, in the order
-of arrival; a request larger than a forward takes turns with the others, a forward each. What waits is bounded in
-rows, and each request by its deadline, after which it is not computed any more.
+Nothing ever waits for company: an idle device takes a lone request at once. As many forwards run at a time as the
+device has lanes, in the order of arrival; a request larger than a forward takes turns with the others, a forward each.
+What waits is bounded in rows, and each request by its deadline, after which it is not computed any more.
 """
 
 import math
@@ -36,10 +36,10 @@ class BatchCounts:
 class MicroBatches:
     """The queue before one device.
 
-    `run` computes parts of one trunk, one surface and one shape, of one version or of several; it is called by one
-    thread at a time. That is the caller's own where it `may_lead`, for as long as its own tickets last: so a lone
-    request changes no thread. All else is done by one thread for good, as a GPU wants it, where each thread's libraries
-    hold memory of their own.
+    `run` computes parts of one trunk, one surface and one shape, of one version or of several; it is called by as many
+    threads at a time as there are `lanes`. A thread that waits for its own tickets is one of them where it `may_lead`,
+    for as long as they last: so a lone request changes no thread. All else is done by threads for good, as a GPU wants
+    it, where each thread's libraries hold memory of their own.
     """
 
     def __init__(
@@ -47,21 +47,25 @@ class MicroBatches:
         run: Callable[[Sequence[Part]], None],
         limits: BatchLimits,
         *,
+        lanes: int = 1,
         may_lead: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
         self._run = run
+        self._lanes = lanes
         self._may_lead = may_lead
         self._monotonic = monotonic
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._has_work = threading.Condition(self._lock)
+        self._is_idle = threading.Condition(self._lock)
         self._waiting: deque[Ticket] = deque()
-        self._is_busy = False
-        self._busy_since = math.inf
+        self._busy_since: dict[int, float] = {}  # by the thread that is a lane now
         self._is_stopping = False
         self._pace: dict[Hashable, float] = {}  # seconds a row, by what meets in a forward
         self._counts: Counter[str] = Counter()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._num_resting = 0  # of these threads
 
     @property
     def waiting_requests(self) -> int:
@@ -69,16 +73,17 @@ class MicroBatches:
 
     @property
     def waiting_rows(self) -> int:
-        with self._changed:
+        with self._lock:
             return self._rows_waiting()
 
     def counts(self) -> BatchCounts:
-        with self._changed:
+        with self._lock:
             return BatchCounts(**self._counts)
 
     def is_hung(self) -> bool:
         """Whether a forward runs for longer than any does."""
-        return self._monotonic() - self._busy_since > HUNG_SECONDS
+        now = self._monotonic()
+        return any(now - since > HUNG_SECONDS for since in list(self._busy_since.values()))
 
     def run(self, tickets: Sequence[Ticket]) -> None:
         """See tickets through; they are queued together or not at all.
@@ -88,36 +93,71 @@ class MicroBatches:
             DeadlineMissed: a ticket waited beyond its deadline.
             Unavailable: the runtime is stopping, or the device hangs.
         """
-        if self._is_busy:
+        if self._busy_since:
             for ticket in tickets:
                 ticket.digest()
-        with self._changed:
-            self._admit(tickets)
-            leads = self._may_lead and not self._is_busy and bool(self._waiting)
-            if leads:
-                self._begin()
-            else:
-                self._wake_the_thread()
-        if leads:
-            self._lead(tickets)
+        self.submit(tickets, leads=True)
         for ticket in tickets:
             self._await(ticket)
         for ticket in tickets:
             if ticket.problem is not None:
                 raise ticket.problem
 
+    def submit(self, tickets: Sequence[Ticket], *, leads: bool = False) -> None:
+        """Queue tickets, together or not at all, and wait for none.
+
+        Who `leads` computes them here and now, if it may and a lane is free; another lane may have helped, and not be
+        done yet.
+
+        Raises:
+            Overloaded: too much waits already.
+            Unavailable: the runtime is stopping.
+        """
+        with self._lock:
+            self._admit(tickets)
+            leads = leads and self._may_lead and bool(self._waiting) and len(self._busy_since) < self._lanes
+            if leads:
+                self._busy_since[threading.get_ident()] = self._monotonic()
+            else:
+                self._wake_a_thread()
+        if leads:
+            self._lead(tickets)
+
+    def when_done(self, ticket: Ticket, call: Callable[[], None]) -> None:
+        """Have it called once, in any thread, which it must not hold up; at once where the ticket is done."""
+        with self._lock:
+            if not ticket.is_done:
+                ticket.on_done = call
+                return
+        call()
+
+    def is_brief(self, tickets: Sequence[Ticket]) -> bool:
+        """Whether they are known to take no longer than a forward of several requests may."""
+        seconds = sum(ticket.rows_left * self._pace.get(ticket.key, math.inf) for ticket in tickets)
+        return seconds <= self.limits.seconds
+
+    def give_up(self, ticket: Ticket) -> None:
+        """Call at its deadline: if it still waits it is not computed any more."""
+        with self._lock:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._miss(ticket)
+
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing runs and nothing waits; False if time ran out first."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._is_busy and not self._waiting, timeout_seconds)
+        with self._lock:
+            return self._is_idle.wait_for(lambda: not self._busy_since and not self._waiting, timeout_seconds)
 
     def stop(self) -> None:
-        """End the forward at hand; what waits is refused."""
-        with self._changed:
+        """End the forwards at hand; what waits is refused."""
+        with self._lock:
             self._is_stopping = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+            self._has_work.notify_all()
+            for ticket in self._waiting:
+                ticket.finish(Unavailable("this runtime is stopping"))
+            self._waiting.clear()
+        for thread in self._threads:
+            thread.join()
 
     def _admit(self, tickets: Sequence[Ticket]) -> None:
         if self._is_stopping:
@@ -140,56 +180,53 @@ class MicroBatches:
 
     def _lead(self, tickets: Sequence[Ticket]) -> None:
         try:
-            while not all(ticket.is_done for ticket in tickets):
+            while any(ticket.next_piece is not None for ticket in tickets):  # else other lanes have them, or had
                 self._run_next()
         finally:
-            with self._changed:
+            with self._lock:
                 self._end()
-                self._wake_the_thread()
 
     def _await(self, ticket: Ticket) -> None:
         if ticket.is_done or ticket.wait(ticket.deadline - self._monotonic()):
             return
-        with self._changed:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
-                self._miss(ticket)
+        self.give_up(ticket)
         if not ticket.is_done and not ticket.wait(HUNG_SECONDS):  # its last forward runs: soon it will be answered
             raise Unavailable("the device does not answer")
 
-    def _wake_the_thread(self) -> None:
+    def _wake_a_thread(self) -> None:
         """Call with the lock held."""
-        if self._waiting and self._thread is None:
-            self._thread = threading.Thread(target=self._work_on, name="forward", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+        if not self._waiting or len(self._busy_since) >= self._lanes:
+            return  # whoever is busy looks again when done
+        if self._num_resting:
+            self._has_work.notify()
+        elif len(self._threads) < self._lanes:
+            self._threads.append(threading.Thread(target=self._work_on, name="forward", daemon=True))
+            self._threads[-1].start()
 
     def _work_on(self) -> None:
         while self._next():
             self._run_next()
-            with self._changed:
+            with self._lock:
                 self._end()
-                self._changed.notify_all()
-        with self._changed:
-            for ticket in self._waiting:
-                ticket.finish(Unavailable("this runtime is stopping"))
-            self._waiting.clear()
 
     def _next(self) -> bool:
-        """Wait for work and take the device; False when stopping."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping or (self._waiting and not self._is_busy))
+        """Wait for work and become a lane; False when stopping."""
+        with self._lock:
+            self._num_resting += 1
+            self._has_work.wait_for(
+                lambda: self._is_stopping or (self._waiting and len(self._busy_since) < self._lanes)
+            )
+            self._num_resting -= 1
             if not self._is_stopping:
-                self._begin()
+                self._busy_since[threading.get_ident()] = self._monotonic()
             return not self._is_stopping
 
-    def _begin(self) -> None:
-        self._is_busy = True
-        self._busy_since = self._monotonic()
-
     def _end(self) -> None:
-        self._is_busy = False
-        self._busy_since = math.inf
+        """Be a lane no longer; call with the lock held."""
+        del self._busy_since[threading.get_ident()]
+        self._wake_a_thread()
+        if not self._busy_since and not self._waiting:
+            self._is_idle.notify_all()
 
     def _run_next(self) -> None:
         parts, started = self._take(), self._monotonic()
@@ -200,19 +237,20 @@ class MicroBatches:
             self._run(parts)
         except Exception as error:  # whatever it is, nobody waits for ever
             problem = error
-        with self._changed:
-            self._busy_since = self._monotonic()
-            self._learn(parts, self._busy_since - started)
+        with self._lock:
+            now = self._busy_since[threading.get_ident()] = self._monotonic()
+            self._learn(parts, now - started)
             for ticket, _ in parts:
-                ticket.run_seconds += self._busy_since - started
-                if problem is not None or ticket.next_piece is None:
+                ticket.num_running -= 1
+                ticket.run_seconds += now - started
+                if problem is not None or (ticket.next_piece is None and not ticket.num_running):
                     ticket.finish(problem)
             if problem is not None:
                 self._waiting = deque(ticket for ticket in self._waiting if not ticket.is_done)
 
     def _take(self) -> list[Part]:
         """The oldest ticket's next piece, and what of others fits beside it; of a ticket no more than one."""
-        with self._changed:
+        with self._lock:
             now = self._monotonic()
             for late in [ticket for ticket in self._waiting if ticket.deadline < now]:
                 self._waiting.remove(late)
@@ -222,8 +260,10 @@ class MicroBatches:
             again = [ticket for ticket in chosen if ticket.next_piece is not None]
             self._waiting = deque([*(ticket for ticket in self._waiting if ticket not in chosen), *again])
             for ticket in chosen:
+                ticket.num_running += 1
                 if math.isnan(ticket.first_run_at):
                     ticket.first_run_at = now
+            self._wake_a_thread()
             return taken
 
     def _choose(self) -> list[Ticket]:
@@ -262,7 +302,7 @@ class MicroBatches:
 
     def count_encoded(self, users: int) -> None:
         """Users of a forward, each once."""
-        with self._changed:
+        with self._lock:
             self._count(users_encoded=users)
 
     def _count(self, **more: int) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from control_plane.domain.split import Arm, Split
 from model_runtime.batching import Joined, join, of_users
-from model_runtime.checkpoints import Activations, LoadedVersion, Observe
+from model_runtime.checkpoints import Activations, Observe
 from model_runtime.kept import Kept, slice_of
 from model_runtime.micro_batches import MicroBatches
 from model_runtime.networks.features import RowBatch
@@ -25,9 +25,11 @@ from model_runtime.networks.nulls import null_rates
 from model_runtime.request_stats import RequestStats
 from model_runtime.residency import Residency
 from model_runtime.scores import HEADS, Scores
+from model_runtime.steps import Steps, take
 from model_runtime.tally import Call, Served, Tally, is_bad
 from model_runtime.tickets import BatchLimits, Part, Ticket
 from model_runtime.unavailable import Unavailable
+from model_runtime.versions import Version
 
 NOTHING_SHOWN = -1
 SHADOW_ROWS = 512  # of a forward that answers nobody: those who come meanwhile wait for no more than that
@@ -56,6 +58,7 @@ class Scorer:
         max_rows: int,
         batch_seconds: float = 0.02,
         slow_seconds: float = 5.0,
+        lanes: int = 1,
         may_lead: bool = True,
         stats: RequestStats | None = None,
     ) -> None:
@@ -64,9 +67,9 @@ class Scorer:
         self._limits = BatchLimits(max_users=max_users, max_rows=max_rows, seconds=batch_seconds)
         self._slow_seconds = slow_seconds
         self.stats = stats or RequestStats()
-        self.batches = MicroBatches(self._run, self._limits, may_lead=may_lead)
+        self.batches = MicroBatches(self._run, self._limits, lanes=lanes, may_lead=may_lead)
 
-    def score(self, version: LoadedVersion, batch: RowBatch, *, deadline: float = math.inf) -> Scores:
+    def score(self, version: Version, batch: RowBatch, *, deadline: float = math.inf) -> Scores:
         """Score every row with one version; those whose forward raised are NaN.
 
         Args:
@@ -75,11 +78,15 @@ class Scorer:
         Raises:
             Unavailable: too much waits, or the deadline was missed.
         """
+        return take(self.scoring(version, batch, deadline=deadline), self.batches)
+
+    def scoring(self, version: Version, batch: RowBatch, *, deadline: float) -> Steps[Scores]:
+        """The same in steps."""
         ticket = self._ticket(version, batch, deadline)
-        self._see_through([ticket])
+        yield from self._see_through([ticket])
         return ticket.scores
 
-    def score_in_shadow(self, version: LoadedVersion, batch: RowBatch, *, patience_seconds: float = 0.0) -> Scores:
+    def score_in_shadow(self, version: Version, batch: RowBatch, *, patience_seconds: float = 0.0) -> Scores:
         """The same beside the device's queue, in small forwards, each begun when nobody else is answered.
 
         Where that moment does not come for `patience_seconds`, a forward goes ahead.
@@ -93,7 +100,7 @@ class Scorer:
         self._tally.called(version.version_id, _call(ticket))
         return ticket.scores
 
-    def score_kept(self, version: LoadedVersion, activations: Activations, *, patience_seconds: float = 0.0) -> Scores:
+    def score_kept(self, version: Version, activations: Activations, *, patience_seconds: float = 0.0) -> Scores:
         """Score in the shadow from activations of the version's own trunk, each row of a user to itself."""
         rows = len(activations.shared.crossed_NX)
         self._tally.asked(version.version_id, users=rows)
@@ -122,33 +129,46 @@ class Scorer:
         Raises:
             Unavailable: stable is not loaded, or has no sound score for any row it was asked for; or as in `score`.
         """
+        steps = self.scoring_routed(split, arm_U, batch, deadline=deadline, keeps_activations=keeps_activations)
+        return take(steps, self.batches)
+
+    def scoring_routed(
+        self,
+        split: Split,
+        arm_U: NDArray[np.int64],
+        batch: RowBatch,
+        *,
+        deadline: float,
+        keeps_activations: bool,
+    ) -> Steps[Routed]:
+        """The same in steps."""
         stable = self._residency.get(split.stable)
         if stable is None:
             raise Unavailable(f"{split.surface}: stable version {split.stable} is not loaded")
         is_candidate_U = arm_U == Arm.CANDIDATE
         if not is_candidate_U.any():
             ticket = self._ticket(stable, batch, deadline, keeps_activations=keeps_activations)
-            self._see_through([ticket])
+            yield from self._see_through([ticket])
             return Routed(scores=_sound(ticket), arm_U=arm_U, kept=_kept(ticket))
         scores = Scores.none_of(batch.num_rows)
-        answered_U = self._ask_both(split, stable, is_candidate_U, batch, scores, deadline)
+        answered_U = yield from self._ask_both(split, stable, is_candidate_U, batch, scores, deadline)
         is_failed_U = is_candidate_U & ~answered_U
         if is_failed_U.any():
             rest = of_users(batch, is_failed_U)
             ticket = self._ticket(stable, rest.batch, deadline)
-            self._see_through([ticket])
+            yield from self._see_through([ticket])
             scores.put(rest.row_M, _sound(ticket))
         return Routed(scores=scores, arm_U=answered_U.astype(np.int64) * np.int64(Arm.CANDIDATE))
 
     def _ask_both(
         self,
         split: Split,
-        stable: LoadedVersion,
+        stable: Version,
         is_candidate_U: NDArray[np.bool_],
         batch: RowBatch,
         scores: Scores,
         deadline: float,
-    ) -> NDArray[np.bool_]:
+    ) -> Steps[NDArray[np.bool_]]:
         """Fill in both arms' scores; return the users that the candidate answered soundly."""
         part, rest = of_users(batch, is_candidate_U), of_users(batch, ~is_candidate_U)
         candidate_id = split.version_of(Arm.CANDIDATE)
@@ -156,7 +176,7 @@ class Scorer:
         tickets = {} if candidate is None else {Arm.CANDIDATE: self._ticket(candidate, part.batch, deadline)}
         if rest.batch.num_rows:
             tickets[Arm.STABLE] = self._ticket(stable, rest.batch, deadline)
-        self._see_through(list(tickets.values()))
+        yield from self._see_through(list(tickets.values()))
         if Arm.STABLE in tickets:
             scores.put(rest.row_M, _sound(tickets[Arm.STABLE]))
         if candidate is None:
@@ -170,9 +190,7 @@ class Scorer:
         is_sound_U[batch.user_index_N[part.row_M[found.bad_rows()]]] = False
         return is_sound_U
 
-    def _ticket(
-        self, version: LoadedVersion, batch: RowBatch, deadline: float, *, keeps_activations: bool = False
-    ) -> Ticket:
+    def _ticket(self, version: Version, batch: RowBatch, deadline: float, *, keeps_activations: bool = False) -> Ticket:
         is_observed = self._tally.asked(version.version_id, users=batch.num_users)
         return Ticket(
             version,
@@ -183,11 +201,11 @@ class Scorer:
             keeps_activations=keeps_activations,
         )
 
-    def _see_through(self, tickets: Sequence[Ticket]) -> None:
+    def _see_through(self, tickets: Sequence[Ticket]) -> Steps[None]:
         """Have them computed, and count how each went; what was not computed at all is no call of its version."""
         started = time.perf_counter()
         try:
-            self.batches.run(tickets)
+            yield tickets
         except Unavailable:
             for ticket in tickets:
                 self.stats.failed(ticket.version.version_id, seconds=time.perf_counter() - started)
@@ -244,7 +262,7 @@ class Scorer:
         return found
 
     def _read(
-        self, parts: Sequence[tuple[Part, slice]], activations: Activations, version: LoadedVersion
+        self, parts: Sequence[tuple[Part, slice]], activations: Activations, version: Version
     ) -> list[Scores | None]:
         """Score neighbouring parts of one version by its own head, from what `version`'s trunk told of all."""
         reader, first = parts[0][0].ticket.version, parts[0][1].start
@@ -264,12 +282,14 @@ class Scorer:
         ticket, piece = part
         ticket.is_observed = False  # its first forward tells enough of a call
         ticket.scores.put(piece.row_M, scores)
-        ticket.users_encoded += new_users
-        ticket.slow_users += piece.batch.num_users if is_slow else 0
-        ticket.num_scores += piece.batch.num_rows
-        ticket.bad_scores += self._tally.scored(ticket.version.version_id, scores.click_N)
+        bad_scores = self._tally.scored(ticket.version.version_id, scores.click_N)
+        with ticket.lock:
+            ticket.users_encoded += new_users
+            ticket.slow_users += piece.batch.num_users if is_slow else 0
+            ticket.num_scores += piece.batch.num_rows
+            ticket.bad_scores += bad_scores
 
-    def _observer(self, version: LoadedVersion) -> Observe:
+    def _observer(self, version: Version) -> Observe:
         def observe(batch: RowBatch, gate_NTK: NDArray[np.float32]) -> None:
             self._tally.saw_gates(version.version_id, gate_NTK)
             if version.null_rate_F is not None:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_runtime.batching import Piece, pieces, shape_of, user_digests
-from model_runtime.checkpoints import Activations, LoadedVersion
+from model_runtime.checkpoints import Activations
 from model_runtime.networks.features import RowBatch
 from model_runtime.scores import Scores
+from model_runtime.versions import Version
 
 HUNG_SECONDS = 60.0  # no forward takes as long: whoever still waits for it is told so
 
@@ -32,7 +33,7 @@ class Ticket:
 
     def __init__(
         self,
-        version: LoadedVersion,
+        version: Version,
         batch: RowBatch,
         limits: BatchLimits,
         *,
@@ -58,10 +59,13 @@ class Ticket:
         self.next_piece = next(self._pieces) if batch.num_rows else None
         self.scores = Scores.none_of(batch.num_rows)
         self.users_encoded = self.slow_users = self.num_scores = self.bad_scores = 0
+        self.lock = threading.Lock()  # of these four: several lanes may work on one request
+        self.num_running = 0  # pieces in forwards now
         self.asked_at = self.first_run_at = math.nan
         self.run_seconds = 0.0
         self.problem: Exception | None = None
         self.is_done = False
+        self.on_done: Callable[[], None] | None = None
         self._digests: list[bytes] | None = None
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -102,6 +106,8 @@ class Ticket:
             self.problem = problem
             self.next_piece = None
             self._gate.release()
+            if self.on_done is not None:
+                self.on_done()
 
 
 class Part(NamedTuple):

@@ -47,7 +47,7 @@ class Device:
 
 
 @contextmanager
-def a_queue(device: Device, limits: BatchLimits = LIMITS, **settings: bool) -> Iterator[MicroBatches]:
+def a_queue(device: Device, limits: BatchLimits = LIMITS, **settings: int) -> Iterator[MicroBatches]:
     queue = MicroBatches(device, limits, **settings)  # type: ignore[arg-type]  # tests name real settings
     try:
         yield queue
@@ -93,6 +93,57 @@ def test_a_device_that_wants_one_thread_gets_one(version: LoadedVersion) -> None
         queue.run([a_ticket(version)])
 
         assert device.threads == ["forward", "forward"]
+
+
+def test_two_lanes_run_two_forwards_at_once_and_no_third(version: LoadedVersion) -> None:
+    with a_queue(device := Device(), lanes=2, may_lead=False) as queue:
+        device.may_go_on.clear()
+        for rows in (10, 11, 12):
+            queue.submit([a_ticket(version, rows)])
+            eventually(lambda: len(device.forwards) == 2 or queue.waiting_requests == 0)
+
+        assert sorted(device.forwards) == [[10], [11]]
+        assert queue.waiting_requests == 1
+        assert not queue.wait_idle(0.01)
+        device.may_go_on.set()
+
+        assert queue.wait_idle(20.0)
+        assert device.forwards[2] == [12]
+
+
+def test_lanes_share_a_large_request_which_is_done_with_its_last_piece(version: LoadedVersion) -> None:
+    first_may_end, is_first = threading.Event(), iter((True,))
+
+    def run(parts: Sequence[Part]) -> None:
+        if next(is_first, False):
+            assert first_may_end.wait(20.0)
+        device(parts)
+
+    device, ticket, told = Device(), a_ticket(version, 550), threading.Event()
+    with a_queue(device, lanes=2, may_lead=False) as queue:
+        queue._run = run
+        queue.submit([ticket])
+        queue.when_done(ticket, told.set)
+        eventually(lambda: len(device.forwards) == 2)
+
+        assert not ticket.is_done
+        first_may_end.set()
+        assert told.wait(20.0)
+        assert sorted(device.forwards) == [[150], [200], [200]]
+
+
+def test_who_leads_is_helped_by_another_lane(version: LoadedVersion) -> None:
+    both_are_here = threading.Barrier(2)
+
+    def run(parts: Sequence[Part]) -> None:
+        both_are_here.wait(20.0)
+        device(parts)
+
+    with a_queue(device := Device(), lanes=2) as queue:
+        queue._run = run
+        queue.run([a_ticket(version, 400)])
+
+        assert sorted(device.threads) == sorted([threading.current_thread().name, "forward"])
 
 
 def test_what_arrives_while_a_forward_runs_goes_together_into_the_next(version: LoadedVersion) -> None:
@@ -223,9 +274,9 @@ def test_who_waits_when_the_runtime_stops_is_told(version: LoadedVersion) -> Non
             queue.run([a_ticket(version)])
 
 
-@pytest.mark.parametrize("may_lead", [True, False])
-def test_many_threads_get_the_scores_they_would_get_alone(version: LoadedVersion, may_lead: bool) -> None:
-    scorer = Scorer(Residency(), Tally(), max_users=16, max_rows=64, may_lead=may_lead)
+@pytest.mark.parametrize(("may_lead", "lanes"), [(True, 1), (False, 1), (True, 3)])
+def test_many_threads_get_the_scores_they_would_get_alone(version: LoadedVersion, may_lead: bool, lanes: int) -> None:
+    scorer = Scorer(Residency(), Tally(), max_users=16, max_rows=64, may_lead=may_lead, lanes=lanes)
     batches = [sound_batch(num_users=1 + n % 20, num_rows=20 + 7 * n, seed=n % 5) for n in range(40)]
 
     with ThreadPoolExecutor(16) as pool:

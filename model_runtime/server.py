@@ -18,6 +18,9 @@ from model_runtime.door import Door
 from model_runtime.engine import Engine
 from model_runtime.settings import RuntimeSettings, read_settings
 
+QUIET_SECONDS = 0.5  # without a request: whoever sent them has seen that this runtime ends
+MOST_LATE_SECONDS = 10.0  # that a draining runtime stays for callers who do not see it
+
 log = logging.getLogger(__name__)
 
 
@@ -96,7 +99,7 @@ def make_server(engine: Engine) -> "DrainingServer":
 
 
 class DrainingServer(uvicorn.Server):
-    """Goes on serving for a while after SIGTERM, without being ready any more."""
+    """Goes on serving for a while after SIGTERM, and for as long as callers come, without being ready any more."""
 
     def __init__(self, config: uvicorn.Config, door: Door, drain_seconds: float) -> None:
         super().__init__(config)
@@ -113,7 +116,8 @@ class DrainingServer(uvicorn.Server):
         log.info("not ready any more; the door closes in %g s", self._drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
-        if time.monotonic() >= self._ends_at:
+        late_seconds = time.monotonic() - self._ends_at
+        if late_seconds >= 0 and (self._door.quiet_seconds >= QUIET_SECONDS or late_seconds >= MOST_LATE_SECONDS):
             self.should_exit = True
         return await super().on_tick(counter)
 

@@ -12,7 +12,10 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +64,7 @@ class Sizes:
         return self.training + self.calibration + self.evaluation
 
 
-FULL = Sizes(seeds=5, training=360_000, calibration=600_000, evaluation=240_000, epochs=2, has_large=True)
+FULL = Sizes(seeds=5, training=240_000, calibration=480_000, evaluation=200_000, epochs=2, has_large=True)
 QUICK = Sizes(seeds=2, training=24_000, calibration=36_000, evaluation=24_000, epochs=1, has_large=False)
 
 
@@ -92,26 +95,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds of few rows: shows that it runs, no more")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at once, each in a process of one thread")
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else FULL
     sizes = replace(sizes, seeds=arguments.seeds or sizes.seeds)
     if sizes.seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two")
-    torch.set_num_threads(1)
-    compare(sizes, range(arguments.first_seed, arguments.first_seed + sizes.seeds))
+    compare(sizes, range(arguments.first_seed, arguments.first_seed + sizes.seeds), jobs=arguments.jobs)
 
 
-def compare(sizes: Sizes, seeds: Sequence[int]) -> None:
-    started_s, found = time.process_time(), []
-    for seed in seeds:
-        found.append(_run(sizes, seed))
-        _tell(seed, found[-1][1], time.process_time() - started_s)
-    rows, figures = _told(found)
+def compare(sizes: Sizes, seeds: Sequence[int], *, jobs: int) -> None:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(partial(_run, sizes), seeds))
+    rows, figures = _told([each.outcomes for each in found], found[0].click_rate)
     figures |= _parameters(features(_generator(sizes, 0))) | {"seeds": len(seeds)}
-    figures["cpu_s"] = round(time.process_time() - started_s, 1)
+    figures["cpu_s"] = _round(sum(each.cpu_s for each in found))
     report(
         "unified",
-        columns=("", "clicks/1000", *(f"{way}" for way in found[0][1]), "unified against separate", "within 2 %"),
+        columns=("", "clicks/1000", *found[0].outcomes, "gain of unified over separate", "within 2 %"),
         rows=rows,
         figures=figures,
     )
@@ -126,15 +127,29 @@ def _tell(seed: int, outcomes: Mapping[str, Outcome], seconds: float) -> None:
     print(f"seed {seed} done after {seconds:.0f} s of CPU; NE: {', '.join(entropies)}", file=sys.stderr)
 
 
-def _run(sizes: Sizes, seed: int) -> tuple[Evaluation, dict[str, Outcome]]:
-    data = _data(sizes, seed)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What one seed came to, by way of modelling."""
+
+    outcomes: Mapping[str, Outcome]
+    click_rate: Mapping[Surface, float]
+    cpu_s: float
+
+
+def _run(sizes: Sizes, seed: int) -> Found:
+    torch.set_num_threads(1)
+    started_s, data = time.process_time(), _data(sizes, seed)
     joint = train(data.examples, _config(sizes, seed, UNIFIED_TRUNK, UNIFIED_HEAD))
     probabilities = {UNIFIED: _scores(data, joint), GLOBAL: _scores(data, with_one_layer(joint, data.examples))}
     ways = [(SEPARATE, SEPARATE_TRUNK, SEPARATE_HEAD)]
     ways += [(LARGE, UNIFIED_TRUNK, UNIFIED_HEAD)] if sizes.has_large else []
     for name, trunk, head in ways:
         probabilities[name] = _separate(data, sizes, seed, trunk, head)
-    return data, {name: outcome(data, scores) for name, scores in probabilities.items()}
+    outcomes = {name: outcome(data, scores) for name, scores in probabilities.items()}
+    cpu_s = time.process_time() - started_s
+    _tell(seed, outcomes, cpu_s)
+    rates = {surface: float(data.true_N[data.later.rows_of(surface)].mean()) for surface in data.later.spec.surfaces}
+    return Found(outcomes=outcomes, click_rate=rates, cpu_s=cpu_s)
 
 
 def _generator(sizes: Sizes, seed: int) -> GeneratorConfig:
@@ -273,8 +288,10 @@ def _off(true_N: Float64Array, probability_N: Float64Array) -> float:
     return float(probability_N.sum() / true_N.sum() - 1)
 
 
-def _told(found: Sequence[tuple[Evaluation, dict[str, Outcome]]]) -> tuple[list[tuple[str, ...]], dict[str, float]]:
-    ways, outcomes = list(found[0][1]), [each for _, each in found]
+def _told(
+    outcomes: Sequence[Mapping[str, Outcome]], click_rate: Mapping[Surface, float]
+) -> tuple[list[tuple[str, ...]], dict[str, float]]:
+    ways = list(outcomes[0])
     rows: list[tuple[str, ...]] = []
     figures: dict[str, float] = {}
     for surface in outcomes[0][UNIFIED].entropy:
@@ -290,21 +307,13 @@ def _told(found: Sequence[tuple[Evaluation, dict[str, Outcome]]]) -> tuple[list[
                 f"ne_gain_over_{_key(other)}_{surface}": _round(mean),
                 f"ne_gain_over_{_key(other)}_{surface}_half_width": _round(half),
             }
-        rows.append(_entropy_row(surface, ways, figures, outcomes, found))
+        rows.append(_entropy_row(surface, ways, figures, click_rate[surface]))
     rows += [_calibration_row(group, ways, figures, outcomes) for group in outcomes[0][UNIFIED].calibration]
     figures["view_types_within_2pct"] = float(sum(row[-1] == "yes" for row in rows))
     return rows, figures
 
 
-def _entropy_row(
-    surface: Surface,
-    ways: Sequence[str],
-    figures: Mapping[str, float],
-    outcomes: Sequence[Mapping[str, Outcome]],
-    found: Sequence[tuple[Evaluation, dict[str, Outcome]]],
-) -> tuple[str, ...]:
-    data = found[0][0]
-    rate = data.true_N[data.later.rows_of(surface)].mean()
+def _entropy_row(surface: Surface, ways: Sequence[str], figures: Mapping[str, float], rate: float) -> tuple[str, ...]:
     gain, half = (figures[f"ne_gain_over_separate_{surface}{end}"] for end in ("", "_half_width"))
     return (
         f"NE, {surface} (truth: {figures[f'ne_truth_{surface}']:.4f})",

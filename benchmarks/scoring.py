@@ -52,7 +52,7 @@ class Line:
     cells: tuple[str, ...]
 
 
-FULL = Size(rounds=9, seconds=0.3, turns=20, flips=1_000)
+FULL = Size(rounds=9, seconds=0.3, turns=10, flips=1_000)
 QUICK = Size(rounds=3, seconds=0.05, turns=6, flips=100)
 
 
@@ -86,7 +86,8 @@ def comparisons(made: World) -> list[Comparison]:
         fused_embedding(),
         user_encoder(made, users=16, figure="user_dedup_ratio"),
         user_encoder(made, users=ROWS, figure="no_reuse_ratio"),
-        whole_model(made),
+        whole_model(made, figure="whole_model_ratio"),
+        whole_model(made, history=0.5, figure="whole_model_half_history_ratio"),
         cross_request(made),
         routed_towers(made),
         grouped_attention(made, users=16, figure="grouped_attention_ratio"),

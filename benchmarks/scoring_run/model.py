@@ -168,9 +168,9 @@ def a_batch(*, users: int, rows: int, seed: int = 0, shortest: float = 0.5, long
     )
 
 
-def a_request(rows: int) -> RowBatch:
-    """Of one user, whose history is of the mean length."""
-    return a_batch(users=1, rows=rows, shortest=0.75, longest=0.75)
+def a_request(rows: int, *, history: float = 1.0) -> RowBatch:
+    """Of one user, whose history is of a share of the whole length."""
+    return a_batch(users=1, rows=rows, shortest=history, longest=history)
 
 
 def _joint(*, seed: int) -> JointCheckpoint:

@@ -22,13 +22,13 @@ LIMITS = BatchLimits(
 )
 
 
-def whole_model(world: World) -> Comparison:
+def whole_model(world: World, *, figure: str, history: float = 1.0) -> Comparison:
     """One request of one user, over its rows with a copy of the user each."""
-    version, batch = world.stable, a_request(CANDIDATES)
+    version, batch = world.stable, a_request(CANDIDATES, history=history)
     rows = one_user_each(batch, np.arange(CANDIDATES))
     return Comparison(
-        figure="whole_model_ratio",
-        what=f"score {CANDIDATES} candidates of one user, over row by row",
+        figure=figure,
+        what=f"score {CANDIDATES} candidates of a user, {(batch.history_UL > 0).sum()} entries, over row by row",
         plain=lambda: version.score(rows)["click"],
         ours=lambda: version.score(batch)["click"],
     )

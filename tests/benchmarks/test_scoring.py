@@ -20,7 +20,12 @@ from benchmarks.scoring_run.shadow import ShadowRounds
 ROOT = Path(__file__).parents[2]
 TRIES = 5  # one sound round shows that the code holds its floor; a busy machine can only spoil one
 SECONDS = 0.02
-BESIDE = {"grouped_attention_short_history_ratio", "grouped_attention_no_reuse_ratio", "head_on_all_rows_share"}
+BESIDE = {
+    "whole_model_half_history_ratio",
+    "grouped_attention_short_history_ratio",
+    "grouped_attention_no_reuse_ratio",
+    "head_on_all_rows_share",
+}
 
 
 @pytest.fixture(scope="module")

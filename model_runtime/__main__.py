@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-COMMANDS = "serve|open-bandit|generate|train|add-surface|recalibrate|export|export-program"
+COMMANDS = "serve|open-bandit|generate|train|add-surface|recalibrate|export|report|export-program"
 USAGE = f"usage: python -m model_runtime {COMMANDS} [options]; each answers --help"
 
 
@@ -13,7 +13,7 @@ def main(argv: Sequence[str]) -> int:
             from model_runtime import server  # nothing of training, whose needs a serving machine may not meet
 
             return server.main(argv[1:])
-        case ["open-bandit" | "generate" | "train" | "add-surface" | "recalibrate" | "export"]:
+        case ["open-bandit" | "generate" | "train" | "add-surface" | "recalibrate" | "export" | "report"]:
             from model_runtime.training import cli  # nothing of serving
 
             return cli.main(list(argv))

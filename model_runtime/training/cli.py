@@ -1,4 +1,4 @@
-"""Commands of the training side: train, add-surface, recalibrate, export; those of data are in `data_commands`."""
+"""Commands of the training side: train, add-surface, recalibrate, export, report. Those of data: `data_commands`."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from control_plane.domain.errors import ControlPlaneError, InvalidField
+from control_plane.domain.manifest import PRECISIONS as SERVED_PRECISIONS
 from control_plane.domain.model_version import Surface
 from model_runtime.networks.engagement import HeadConfig, TrunkConfig, read_config
 from model_runtime.training import data_commands
@@ -22,6 +23,7 @@ from model_runtime.training.fit import PRECISIONS
 from model_runtime.training.joint import JointCheckpoint
 from model_runtime.training.migrate import add_surface
 from model_runtime.training.progress import passes, steps
+from model_runtime.training.report import REPORT_FILE, write_report
 from model_runtime.training.resume import RESUME_FILE, Resume, identity_of
 from model_runtime.training.row_groups import row_groups
 from model_runtime.training.stream import BUFFER_ROWS, Stream, open_stream
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_add_surface(commands)
     _add_recalibrate(commands)
     _add_export(commands)
+    _add_report(commands)
     return parser
 
 
@@ -126,12 +129,25 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--max-unique-users", type=int, default=ExportConfig().max_unique_users)
     command.add_argument("--latency-card", action="store_true", help="measure each version and tell it in its manifest")
     command.add_argument(
+        "--compile-card", action="store_true", help="measure each version compiled, too; runtimes compile what was faster"
+    )
+    command.add_argument(
+        "--precision", choices=SERVED_PRECISIONS, default=ExportConfig().precision, help="profile that runtimes serve in"
+    )
+    command.add_argument(
         "--fault",
         action="append",
         default=[],
         help="for drills: SURFACE.calibrator=FACTOR multiplies click odds, trunk=scramble turns every ranking around",
     )
     command.set_defaults(command=_export)
+
+
+def _add_report(commands: Any) -> None:
+    command = commands.add_parser("report", help="write what a checkpoint's training came to as one HTML file")
+    command.add_argument("--checkpoint", type=Path, required=True)
+    command.add_argument("--out", type=Path, default=None, help=f"file (default: {REPORT_FILE} in the checkpoint)")
+    command.set_defaults(command=_report)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -161,6 +177,7 @@ def _train(arguments: argparse.Namespace) -> None:
         joint = train(examples, config, progress=progress, resume=resume, start=network)
     seconds = time.perf_counter() - begun
     joint.write(arguments.out)
+    write_report(joint, arguments.out / REPORT_FILE)
     (arguments.out / RESUME_FILE).unlink(missing_ok=True)
     print(f"trained on {examples.num_rows} rows in {seconds:.1f} s: {joint.training_run} in {arguments.out}")
     print(_table(joint))
@@ -196,6 +213,7 @@ def _add_surface(arguments: argparse.Namespace) -> None:
     with steps() as progress:
         grown = add_surface(joint, read_examples(arguments.data), surface, config, progress=progress)
     grown.write(arguments.out)
+    write_report(grown, arguments.out / REPORT_FILE)
     print(f"added {surface}: {grown.training_run} in {arguments.out}")
     print(_table(grown))
 
@@ -231,7 +249,8 @@ def _over(default: object, told: object) -> object:
 def _recalibrate(arguments: argparse.Namespace) -> None:
     joint = JointCheckpoint.read(arguments.checkpoint)
     calibration = None if arguments.calibration is None else CalibrationConfig(method=arguments.calibration)
-    fitted = recalibrate(joint, read_examples(arguments.data), after_ms=arguments.after_ms, calibration=calibration)
+    examples = read_examples(arguments.data, surfaces=joint.spec.surfaces)
+    fitted = recalibrate(joint, examples, after_ms=arguments.after_ms, calibration=calibration)
     fitted.write(arguments.out)
     print(f"calibrated anew: {joint.training_run} in {arguments.out}")
 
@@ -245,9 +264,17 @@ def _export(arguments: argparse.Namespace) -> None:
         max_unique_users=arguments.max_unique_users,
         blobs=arguments.blobs,
         has_latency_card=arguments.latency_card,
+        has_compile_card=arguments.compile_card,
+        precision=arguments.precision,
     )
     for surface, version_id in export(joint, arguments.out, config=config).items():
         print(f"{surface} {version_id} {arguments.out / surface}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    path = arguments.out or arguments.checkpoint / REPORT_FILE
+    write_report(JointCheckpoint.read(arguments.checkpoint), path)
+    print(f"report in {path}")
 
 
 def _table(joint: JointCheckpoint) -> str:

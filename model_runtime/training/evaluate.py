@@ -90,22 +90,24 @@ def reliability(
     return tuple((float(probability_N[part].mean()), float(click_N[part].mean()), len(part)) for part in bins)
 
 
-def calibration_error(bins: Sequence[tuple[float, float, int]]) -> float | None:
-    """Root mean square over rows of (mean probability − click rate) of their bin, relative to the whole click rate.
+def calibration_error(bins: Sequence[tuple[float, float, int]]) -> float:
+    """Root of `mean_square_error`, or 0 where that is below it, relative to the whole click rate."""
+    rows, clicks = sum(size for _, _, size in bins), sum(rate * size for _, rate, size in bins)
+    return math.sqrt(max(0.0, mean_square_error(bins))) * rows / clicks
 
-    From each bin's square the binomial variance of its click rate is taken, so that the mean square of a perfect model
-    is 0 on average however few its rows; a root below 0 is told as 0. What varies within a bin is not seen. None
-    where no bin has two rows.
+
+def mean_square_error(bins: Sequence[tuple[float, float, int]]) -> float:
+    """Mean square over rows of (mean probability − click rate) of their bin, debiased.
+
+    From each bin's square the binomial variance of its click rate is taken, so that a perfect model comes to 0 on
+    average however few its rows. What varies within a bin is not seen, and bins of one row are left out.
 
     Source:
         Kumar, Liang & Ma, NeurIPS 2019, definition 5.1 (debiased calibration error), on bins of equal mass.
     """
     told = [each for each in bins if each[2] > 1]
-    rows, clicks = sum(size for _, _, size in told), sum(rate * size for _, rate, size in told)
-    if not clicks:
-        return None
-    square = sum(size * ((mean - rate) ** 2 - rate * (1 - rate) / (size - 1)) for mean, rate, size in told) / rows
-    return math.sqrt(max(0.0, square)) * rows / clicks
+    squares = [size * ((mean - rate) ** 2 - rate * (1 - rate) / (size - 1)) for mean, rate, size in told]
+    return sum(squares) / max(1, sum(size for _, _, size in told))
 
 
 def _calibration_interval(calibration: float, rows: int, clicks: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ Shapes: P points.
 import torch
 from torch import Tensor
 
-POINTS = 200  # of a curve, each a mean over as many steps
+POINTS = 50  # of a curve, each a mean over as many steps
 
 
 class LossCurve:

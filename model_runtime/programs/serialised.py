@@ -197,4 +197,4 @@ def _float(value: object) -> float:
 def _dtype(value: object) -> Dtype:
     if value not in SCALAR_TYPES:
         raise InvalidField("dtype", f"{str(value)[:40]} is none that a program may have")
-    return Dtype(SCALAR_TYPES[value])  # type: ignore[index]  # just looked up
+    return Dtype(SCALAR_TYPES[value])

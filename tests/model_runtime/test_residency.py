@@ -159,9 +159,9 @@ def test_versions_hold_once_what_they_hold_alike(residency: Residency, artifacts
     stable, twin, sibling = (
         residency.get(each.version_id) for each in (artifacts.stable, artifacts.twin, artifacts.sibling)
     )
-    assert stable is not None
-    assert twin is not None
-    assert sibling is not None
+    assert isinstance(stable, LoadedVersion)
+    assert isinstance(twin, LoadedVersion)
+    assert isinstance(sibling, LoadedVersion)
     assert pointers(twin.head) == pointers(stable.head)
     assert pointers(twin.calibrator) != pointers(stable.calibrator)
     assert pointers(sibling.calibrator) == pointers(stable.calibrator)

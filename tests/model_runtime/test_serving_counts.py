@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from control_plane.domain.latency import slower_than
 from control_plane.domain.model_version import VersionId
 from control_plane.domain.moments import FIXED_POINT, ServingCounts
+from model_runtime.checkpoints import LoadedVersion
 from model_runtime.networks.features import RowBatch
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, sound_batch
 from tests.model_runtime.conftest import eventually, running_control_plane, running_runtime, set_up_home_feed
@@ -61,7 +62,7 @@ def test_requests_move_every_counter_of_sound_serving(running: Running, artifact
 
 def test_a_slow_model_moves_the_histogram(running: Running, artifacts: Artifacts) -> None:
     stable = running.engine.residency.get(artifacts.stable.version_id)
-    assert stable is not None
+    assert isinstance(stable, LoadedVersion)
     send(running, few_users(), times=4)
     hook = stable.trunk.embedding.register_forward_pre_hook(lambda *_: time.sleep(0.08))
     send(running, few_users())

@@ -18,17 +18,17 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it as it is imported, and torch may import Triton
-        from benchmarks.gpu_run import interpreted
+        from benchmarks.gpu_run.interpreted import run as interpret
 
-        return interpreted.run()
+        return interpret()
     import torch
 
     if not torch.cuda.is_available():
         print("no CUDA device: nothing to measure here; --interpret checks the kernel on the CPU", file=sys.stderr)
         return NO_GPU
-    from benchmarks.gpu_run import measured
+    from benchmarks.gpu_run.measured import run
 
-    return measured.run(arguments.device, is_quick=arguments.quick)
+    return run(arguments.device, is_quick=arguments.quick)
 
 
 if __name__ == "__main__":

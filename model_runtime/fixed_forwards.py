@@ -7,6 +7,7 @@ Shapes: N rows, T tasks.
 
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control_plane.domain.manifest import CompileCard
 from model_runtime.batching import of_users
 from model_runtime.buckets import CONTEXT, Layout, Shape, bucket_of, layout_of, pack, shapes
 from model_runtime.checkpoints import LoadedVersion
@@ -106,6 +108,30 @@ def as_is(compute: Run) -> Run:
     return compute
 
 
+def compiled(compute: Run) -> Run:
+    """By torch's compiler, for these shapes alone; the first run waits for it, a minute or more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own imports are deprecated ones
+        run: Run = torch.compile(compute, dynamic=False)
+        run()
+    return run
+
+
+def with_compiled(
+    version: LoadedVersion, golden: RowBatch, card: CompileCard, *, make: Make = compiled
+) -> LoadedVersion:
+    """The version with its card's shape compiled, where the card was measured on a device like this and found gain."""
+    is_like_this = (card.device, card.threads) == (version.device, torch.get_num_threads())
+    shape = bucket_of(card.users, card.rows)
+    if not card.is_faster or not is_like_this or shape is None:
+        return version
+    try:
+        return checked_replay(version, golden, FixedForwards(version, make, wanted=[shape]))
+    except Exception as error:  # no compiler on this machine, or one that does not take this network
+        log.warning("version %s: not compiled: %s", version.version_id, error)
+        return version
+
+
 def with_graphs(version: LoadedVersion, golden: RowBatch, *, wanted: Iterable[Shape] = ()) -> LoadedVersion:
     """The version with CUDA graphs of its small forwards; as it is where they cannot be had, or change a score."""
     try:
@@ -118,16 +144,21 @@ def with_graphs(version: LoadedVersion, golden: RowBatch, *, wanted: Iterable[Sh
 
 def checked_replay(version: LoadedVersion, golden: RowBatch, forwards: FixedForwards) -> LoadedVersion:
     """The version with these forwards, unless they change its scores."""
-    batch = of_users(golden, np.arange(golden.num_users) < max(1, golden.num_users // 2)).batch
-    for each in (golden, batch):
-        if each.num_rows and (found := forwards.score(each)) is not None:
-            expected = replace(version, replay=None).score(each)
-            worst = np.max([np.abs(found[task] - expected[task]).max() for task in TASKS])
-            tolerance = SHORT_TOLERANCE if version.precision in (BF16, TF32) else TOLERANCE
-            if not worst <= tolerance:
-                log.error("version %s: fixed shapes change a score by %.2g; not used", version.version_id, worst)
-                return version
-    return replace(version, replay=forwards.score)
+    first = of_users(golden, np.arange(golden.num_users) == golden.user_index_N[0]).batch
+    is_right = has_the_scores_of(version, golden, forwards) and has_the_scores_of(version, first, forwards)
+    return replace(version, replay=forwards.score) if is_right else version
+
+
+def has_the_scores_of(version: LoadedVersion, batch: RowBatch, forwards: FixedForwards) -> bool:
+    """Whether the forwards, where they hold the batch, score it as the usual way does."""
+    found, expected = forwards.score(batch), replace(version, replay=None).score(batch)
+    if found is None:
+        return True
+    worst = np.max([np.abs(found[task] - expected[task]).max() for task in TASKS])
+    is_right = bool(worst <= (SHORT_TOLERANCE if version.precision in (BF16, TF32) else TOLERANCE))
+    if not is_right:
+        log.error("version %s: fixed shapes change a score by %.2g; not used", version.version_id, worst)
+    return is_right
 
 
 class _Capture:

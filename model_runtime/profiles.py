@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from model_runtime.checkpoints import LoadedVersion
-from model_runtime.fixed_forwards import with_graphs
+from model_runtime.fixed_forwards import with_compiled, with_graphs
 from model_runtime.kernels.choice import REFERENCE, kernel_for
 from model_runtime.kernels.embedding import ServedEmbedding
 from model_runtime.kernels.rows import Rows, to_int8
@@ -45,7 +45,7 @@ def serve_as(
     wanted = _exported(verified) if precision == AS_EXPORTED else precision
     is_cuda, resident = verified.device.startswith("cuda"), list(resident)
     if wanted == FP32 and not is_cuda:
-        return verified
+        return _with_compiled(verified, golden)
     sample = sample_of(golden)
     expected = verified.score(sample)
     refused = ""
@@ -56,7 +56,7 @@ def serve_as(
             log.info("version %s serves as %s: %s", verified.version_id, name, card)
             told = replace(served, parity=card, refused=refused)
             share_tensors(told, resident)  # before a graph records where they lie
-            return with_graphs(told, golden) if is_cuda else told
+            return with_graphs(told, golden) if is_cuda else _with_compiled(told, golden)
         refused = refused or problem
         log.warning("version %s: %s; fp32 serves", verified.version_id, problem)
     return replace(verified, refused=refused)
@@ -81,6 +81,11 @@ def with_short_weights(module: Module, *, shared: nn.Module | None = None) -> Mo
 
 def _exported(version: LoadedVersion) -> str:
     return version.manifest.serving.precision if version.manifest.serving else FP32
+
+
+def _with_compiled(version: LoadedVersion, golden: RowBatch) -> LoadedVersion:
+    card = version.manifest.serving.compiled if version.manifest.serving else None
+    return version if card is None else with_compiled(version, golden, card)
 
 
 def _in_profile(verified: LoadedVersion, precision: str, resident: Iterable[Version]) -> LoadedVersion:

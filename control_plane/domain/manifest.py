@@ -31,6 +31,7 @@ SERVING = "serving"
 PRECISIONS = ("fp32", "tf32", "bf16", "int8_rows")
 GOLDEN_FILE = "golden.safetensors"  # inputs and the scores they must give
 PICKLE_OR_ZIP = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how such files begin
+WORTH_COMPILING = 1.1  # times faster: below it the compiler's time at each load is not won back
 MAX_TEXT = 200  # characters of a name: pages and databases show it on one line
 MAX_COUNT = 1 << 31  # of users, rows or milliseconds: beyond it lies a typing error
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -57,6 +58,26 @@ class LatencyCard:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompileCard:
+    """Whether a compiled forward was faster where the version was exported: medians over the same batches, in turn.
+
+    `compiled_ms` is None where it could not be compiled, or gave other scores.
+    """
+
+    device: str
+    threads: int
+    users: int
+    rows: int
+    eager_ms: float
+    compiled_ms: float | None
+    compile_seconds: float
+
+    @property
+    def is_faster(self) -> bool:
+        return self.compiled_ms is not None and self.eager_ms >= WORTH_COMPILING * self.compiled_ms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
     """What a runtime may count on: no part of a version, since none of it changes a score beyond its tolerance.
 
@@ -69,6 +90,7 @@ class Serving:
     precision: str
     max_unique_users: int
     latency: LatencyCard | None = None
+    compiled: CompileCard | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +240,7 @@ def _serving(value: object) -> Serving | None:
         precision=value["precision"],
         max_unique_users=_count(f"{SERVING}.max_unique_users", value.get("max_unique_users")),
         latency=_latency(value.get("latency")),
+        compiled=_compiled(value.get("compiled")),
     )
 
 
@@ -234,6 +257,24 @@ def _latency(value: object) -> LatencyCard | None:
         rows=_count(f"{path}.rows", value.get("rows")),
         p50_ms=_milliseconds(f"{path}.p50_ms", value.get("p50_ms")),
         p99_ms=_milliseconds(f"{path}.p99_ms", value.get("p99_ms")),
+    )
+
+
+def _compiled(value: object) -> CompileCard | None:
+    if value is None:
+        return None
+    path = f"{SERVING}.compiled"
+    if not isinstance(value, dict):
+        raise InvalidManifest(path, "must be an object")
+    compiled_ms = value.get("compiled_ms")
+    return CompileCard(
+        device=_text(value, "device", path=f"{path}.device"),
+        threads=_count(f"{path}.threads", value.get("threads")),
+        users=_count(f"{path}.users", value.get("users")),
+        rows=_count(f"{path}.rows", value.get("rows")),
+        eager_ms=_milliseconds(f"{path}.eager_ms", value.get("eager_ms")),
+        compiled_ms=None if compiled_ms is None else _milliseconds(f"{path}.compiled_ms", compiled_ms),
+        compile_seconds=_milliseconds(f"{path}.compile_seconds", value.get("compile_seconds")),
     )
 
 

@@ -129,10 +129,10 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--max-unique-users", type=int, default=ExportConfig().max_unique_users)
     command.add_argument("--latency-card", action="store_true", help="measure each version and tell it in its manifest")
     command.add_argument(
-        "--compile-card", action="store_true", help="measure each version compiled, too; runtimes compile what was faster"
+        "--compile-card", action="store_true", help="measure each compiled, too; runtimes then compile what was faster"
     )
     command.add_argument(
-        "--precision", choices=SERVED_PRECISIONS, default=ExportConfig().precision, help="profile that runtimes serve in"
+        "--precision", choices=SERVED_PRECISIONS, default=ExportConfig().precision, help="profile to be served in"
     )
     command.add_argument(
         "--fault",

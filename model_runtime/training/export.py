@@ -27,6 +27,7 @@ from model_runtime.networks.engagement import write_config
 from model_runtime.networks.features import FeatureSpec
 from model_runtime.networks.nulls import KINDS, RateArray, null_rates_to_json
 from model_runtime.training.blobs import drop_unused, place
+from model_runtime.training.compile_card import compile_card
 from model_runtime.training.joint import JointCheckpoint
 from model_runtime.training.latency import latency_card
 
@@ -40,7 +41,8 @@ BLOBS = ".blobs"  # the store beside the exports, see `training.blobs`
 class ExportConfig:
     """How to export; `blobs` is the store of shared files, `out`/.blobs where it is not given.
 
-    `has_latency_card` measures each version, so that no two manifests are alike; the versions are.
+    `has_latency_card` measures each version, so that no two manifests are alike; the versions are. `has_compile_card`
+    measures it compiled, too: runtimes of the same device and threads then compile it, if that was faster.
     """
 
     model_name: str = DEFAULT_MODEL_NAME
@@ -48,6 +50,7 @@ class ExportConfig:
     precision: str = "fp32"
     blobs: Path | None = None
     has_latency_card: bool = False
+    has_compile_card: bool = False
 
 
 def export(
@@ -116,7 +119,7 @@ def _manifest(
         feature_signature=joint.spec.signature(surface),
     )
     spec, null_rate_F = joint.spec.pruned(surface), joint.null_rates.get(surface)
-    is_measured = served is not None and config.has_latency_card
+    is_measured, is_compiled = config.has_latency_card, config.has_compile_card
     num_knots = joint.calibrators[surface].num_knots
     return Manifest(
         version=version,
@@ -131,6 +134,7 @@ def _manifest(
             precision=config.precision,
             max_unique_users=config.max_unique_users,
             latency=latency_card(served, joint.golden[surface]) if served is not None and is_measured else None,
+            compiled=compile_card(served, joint.golden[surface]) if served is not None and is_compiled else None,
         ),
         config={
             "features": spec.to_json(),

@@ -1,7 +1,7 @@
 """One unified model beside three separate ones of the same total parameters, and beside one global calibration layer.
 
 On generated rows whose click probabilities are known: a network for all surfaces, three networks that each see one
-surface's rows, and three that are each as large as the unified one. All get the same rows, the same steps and a
+surface's rows and, where asked, three that are each as large as the unified one. All get the same rows, the same steps and a
 calibrator per view type. Layouts change when 90 % of the training rows have been served: the rows that calibrators are
 fitted on, and those that judge, are of the time after.
 """
@@ -57,15 +57,15 @@ class Sizes:
     calibration: int
     evaluation: int
     epochs: int
-    has_large: bool
+    has_large: bool = False
 
     @property
     def rows(self) -> int:
         return self.training + self.calibration + self.evaluation
 
 
-FULL = Sizes(seeds=5, training=240_000, calibration=480_000, evaluation=200_000, epochs=2, has_large=True)
-QUICK = Sizes(seeds=2, training=24_000, calibration=36_000, evaluation=24_000, epochs=1, has_large=False)
+FULL = Sizes(seeds=5, training=240_000, calibration=480_000, evaluation=200_000, epochs=2)
+QUICK = Sizes(seeds=2, training=24_000, calibration=36_000, evaluation=24_000, epochs=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +95,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds of few rows: shows that it runs, no more")
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument(
+        "--large", action="store_true", help="beside three that are each as large as the unified one, too"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once, each in a process of one thread")
     arguments = parser.parse_args()
     sizes = QUICK if arguments.quick else FULL
-    sizes = replace(sizes, seeds=arguments.seeds or sizes.seeds)
+    sizes = replace(sizes, seeds=arguments.seeds or sizes.seeds, has_large=arguments.large)
     if sizes.seeds < 2:
         parser.error("--seeds must be at least 2: an interval needs two")
     compare(sizes, range(arguments.first_seed, arguments.first_seed + sizes.seeds), jobs=arguments.jobs)
@@ -108,7 +111,7 @@ def compare(sizes: Sizes, seeds: Sequence[int], *, jobs: int) -> None:
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(partial(_run, sizes), seeds))
     rows, figures = _told([each.outcomes for each in found], found[0].click_rate)
-    figures |= _parameters(features(_generator(sizes, 0))) | {"seeds": len(seeds)}
+    figures |= _sizes(features(_generator(sizes, 0))) | {"seeds": len(seeds)}
     figures["cpu_s"] = _round(sum(each.cpu_s for each in found))
     report(
         "unified",
@@ -347,16 +350,18 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), half
 
 
-def _parameters(spec: FeatureSpec) -> dict[str, float]:
-    def count(spec: FeatureSpec, trunk: TrunkConfig, head: HeadConfig) -> int:
-        network = EngagementNetwork(spec, trunk, dict.fromkeys(spec.surfaces, head))
-        return sum(weight.numel() for weight in network.parameters())
+def parameters(spec: FeatureSpec, trunk: TrunkConfig, head: HeadConfig) -> int:
+    """Of a network for all surfaces of the spec."""
+    network = EngagementNetwork(spec, trunk, dict.fromkeys(spec.surfaces, head))
+    return sum(weight.numel() for weight in network.parameters())
 
+
+def _sizes(spec: FeatureSpec) -> dict[str, float]:
     alone = [spec.of_surfaces([surface]) for surface in spec.surfaces]
     return {
-        "parameters_unified": count(spec, UNIFIED_TRUNK, UNIFIED_HEAD),
-        "parameters_separate": sum(count(each, SEPARATE_TRUNK, SEPARATE_HEAD) for each in alone),
-        "parameters_separate_each_as_large": sum(count(each, UNIFIED_TRUNK, UNIFIED_HEAD) for each in alone),
+        "parameters_unified": parameters(spec, UNIFIED_TRUNK, UNIFIED_HEAD),
+        "parameters_separate": sum(parameters(each, SEPARATE_TRUNK, SEPARATE_HEAD) for each in alone),
+        "parameters_separate_each_as_large": sum(parameters(each, UNIFIED_TRUNK, UNIFIED_HEAD) for each in alone),
     }
 
 

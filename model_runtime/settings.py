@@ -109,9 +109,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--device", type=_device, default=default("DEVICE", known.device), help="cpu, cuda or cuda:N")
     parser.add_argument(
         "--precision",
-        choices=(AS_EXPORTED, *PRECISIONS),
+        type=_precision,
+        metavar="PROFILE",
         default=default("PRECISION", known.precision),
-        help="how numbers are kept and multiplied; what changes a version's scores too much is refused, and fp32 serves",
+        help=f"{', '.join(PRECISIONS)}, or as each manifest says; what changes scores too much is refused for fp32",
     )
     parser.add_argument("--threads", type=_count, default=default("TORCH_THREADS", str(known.torch_threads)))
     parser.add_argument(
@@ -165,6 +166,12 @@ def _url(text: str) -> str:
 def _name(text: str) -> str:
     if not RUNTIME_ID.fullmatch(text):
         raise argparse.ArgumentTypeError(f"must be letters, digits and '._:-', 128 at most, not {text!r}")
+    return text
+
+
+def _precision(text: str) -> str:
+    if text not in (AS_EXPORTED, *PRECISIONS):  # `choices` would let a bad environment through
+        raise argparse.ArgumentTypeError(f"must be {', '.join(PRECISIONS)} or {AS_EXPORTED}, not {text!r}")
     return text
 
 

@@ -1,5 +1,6 @@
 """Profiles of real exports on a CPU: what they change, what they are refused for, and that they share what they can."""
 
+import copy
 import logging
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,17 @@ def test_a_profile_beyond_the_limits_is_refused_with_its_figures_and_fp32_serves
     batch = sound_batch()
     expected = load_version(artifacts.stable.folder).score(batch)
     np.testing.assert_array_equal(version.score(batch)["click"], expected["click"])
+
+
+def test_a_version_whose_scores_are_steep_is_refused_in_bf16_by_the_usual_limits(artifacts: Artifacts) -> None:
+    verified, golden = load_with_golden(artifacts.stable.folder)
+    head = copy.deepcopy(verified.head)
+    head.weight_TG.mul_(3_000.0)  # a step of bf16 is now a step of the logit, too
+
+    served = serve_as(replace(verified, head=head), golden, precision="bf16")
+
+    assert served.precision == "fp32"
+    assert "calibration_shift is 0.03" in served.refused
 
 
 def test_int8_rows_take_the_memory_that_they_tell(artifacts: Artifacts) -> None:

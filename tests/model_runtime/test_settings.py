@@ -30,6 +30,7 @@ def test_a_url_may_end_in_a_slash() -> None:
         ["--runtime-id", "no spaces"],
         ["--runtime-id", ""],
         ["--device", "tpu"],
+        ["--precision", "fp8"],
     ],
 )
 def test_a_value_that_makes_no_sense_names_its_flag(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,6 +39,13 @@ def test_a_value_that_makes_no_sense_names_its_flag(argv: list[str], capsys: pyt
 
     assert caught.value.code == 2
     assert argv[0] in capsys.readouterr().err
+
+
+def test_the_profile_is_what_manifests_name_unless_a_person_says_otherwise() -> None:
+    assert read_settings([], {}).precision == "manifest"
+    assert read_settings([], {"SUREFOOT_PRECISION": "bf16"}).precision == "bf16"
+    with pytest.raises(SystemExit):
+        read_settings([], {"SUREFOOT_PRECISION": "fp8"})
 
 
 def test_the_log_level_is_read_in_any_case_and_a_wrong_one_refused() -> None:

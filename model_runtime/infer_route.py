@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from control_plane.domain.model_version import Surface, VersionId
 from model_runtime.bodies import Bodies
+from model_runtime.connections import one_write
 from model_runtime.engine import Engine, Inference
 from model_runtime.problems import told
 from model_runtime.protocol import HEADER_LENGTH, Encoded, InferRequest, decode_request, encode_response
@@ -64,8 +65,9 @@ class InferRoute:
             response = await told(Request(scope), error)
             await response(scope, receive, send)
         else:
-            await send({"type": "http.response.start", "status": 200, "headers": _headers(answer)})
-            await send({"type": "http.response.body", "body": answer.body})
+            with one_write(scope):
+                await send({"type": "http.response.start", "status": 200, "headers": _headers(answer)})
+                await send({"type": "http.response.body", "body": answer.body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> Encoded:
         """A request takes a place only once it is whole: slow senders must not keep the others out."""

@@ -14,6 +14,7 @@ import torch
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model_runtime.connections import Connection
 from model_runtime.door import Door
 from model_runtime.engine import Engine
 from model_runtime.settings import RuntimeSettings, read_settings
@@ -90,6 +91,7 @@ def make_server(engine: Engine) -> "DrainingServer":
     door = Door(engine)
     config = uvicorn.Config(
         closing(door),
+        http=Connection,
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -1,9 +1,9 @@
 """One unified model beside three separate ones of the same total parameters, and beside one global calibration layer.
 
 On generated rows whose click probabilities are known: a network for all surfaces, three networks that each see one
-surface's rows and, where asked, three that are each as large as the unified one. All get the same rows, the same steps and a
-calibrator per view type. Layouts change when 90 % of the training rows have been served: the rows that calibrators are
-fitted on, and those that judge, are of the time after.
+surface's rows and, where asked, three that are each as large as the unified one. All get the same rows, the same steps
+and a calibrator per view type. Layouts change when 90 % of the training rows have been served: the rows that
+calibrators are fitted on, and those that judge, are of the time after.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from model_runtime.training.windows import Windows
 LOG_LOSS_CLIP = 1e-7  # a probability of exactly 0 or 1 must not make a loss infinite
 SCORING_ROWS = 16_384  # rows scored at once: bounds memory
 SHARE_ROWS = 4_096  # of a window, whose gates are looked at
-MAX_SCORED_ROWS = 1_000_000  # kept of a surface's part: 22 bytes each, and clicks enough to calibrate by
+MAX_SCORED_ROWS = 1_000_000  # kept of a surface's part: some 20 bytes each, and clicks enough to calibrate by
 GOLDEN_ROWS = 64  # rows of a golden check: a few per view type, and it stays a file of kilobytes
 BINS = 15  # of a reliability plot and its error, each with as many rows
 Z_95 = 1.96

@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from control_plane.domain.errors import InvalidField
+from control_plane.domain.model_version import Surface
 from model_runtime.networks.features import FeatureSpec
 from model_runtime.training.cli import main
 from model_runtime.training.data import FEATURES_FILE, IMPRESSIONS_FILE, examples_of, read_examples
 from model_runtime.training.generate import BLOCK_ROWS, GeneratorConfig, features, generate, tables
 from model_runtime.training.known_truth import HIDDEN, HOME_FEED, RELATED_PINS, SEARCH, SURFACES, World
+from model_runtime.training.train import train
+from tests.training.builders import a_config
 
 SMALL = GeneratorConfig(rows=60_000, num_users=2_000, num_items=500)
 
@@ -110,6 +113,15 @@ def test_the_history_decides_much_of_a_click_and_nothing_else_tells_what_it_does
     tired = users.action_QL == HIDDEN
     assert affinity_Q[affinity_Q < 0].size > 100
     assert 0.15 < tired.sum() / (users.history_QL != 0).sum() < 0.35
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_each_surface_trains_alone_whatever_it_has_of_its_own(surface: Surface, tmp_path: Path) -> None:
+    generate(tmp_path, replace(SMALL, rows=4_000))
+
+    joint = train(read_examples(tmp_path, surfaces=[surface]), a_config(steps=2))
+
+    assert list(joint.calibrators) == [surface]
 
 
 def test_values_lack_as_often_as_asked() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -36,6 +35,8 @@ from model_runtime.networks.engagement import (
 from model_runtime.networks.features import OPTIONAL_FIELDS, FeatureSpec, FloatArray, RowBatch, check_batch
 from model_runtime.networks.nulls import RateArray, null_rates_from_json
 from model_runtime.precision import FP32, ParityCard, computing_as
+from model_runtime.tensor_files import read_tensors as read_tensors  # they are read from here, too
+from model_runtime.tensor_files import tensors_of as tensors_of
 
 if TYPE_CHECKING:
     from model_runtime.versions import Version
@@ -237,15 +238,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise InvalidManifest("manifest", f"cannot be read: {folder / MANIFEST_FILE}: {error.strerror}") from None
 
 
-def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Parse bytes that must be whole safetensors; `path` is for the message."""
-    check_safetensors(str(path), content, len(content))
-    try:
-        return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UnsafeArtifact(str(path), f"is not safetensors: {error}") from None
-
-
 def fill(module: nn.Module, content: bytes, path: Path) -> None:
     """Give a module the weights of a file that holds exactly its tensors.
 
@@ -263,12 +255,6 @@ def fill(module: nn.Module, content: bytes, path: Path) -> None:
             is_, wants = (f"{tuple(each.shape)} {each.dtype}" for each in (found, place))
             raise UnsafeArtifact(str(path), f"holds {name!r} as {is_}, its config makes it {wants}")
     module.load_state_dict(tensors)
-
-
-def tensors_of(module: nn.Module) -> bytes:
-    """A module's weights as safetensors: in the order of names, without metadata, so equal weights are equal bytes."""
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in sorted(module.state_dict().items())}
-    return safetensors.torch.save(weights)
 
 
 def golden_content(batch: RowBatch, scores: Mapping[str, FloatArray]) -> bytes:

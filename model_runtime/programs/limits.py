@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from control_plane.domain.errors import InvalidField
 from model_runtime.batching import USER_FIELDS
-from model_runtime.programs.program import Program
+from model_runtime.programs.program import Program, first_line
 
 MAX_ROWS, MAX_USERS = 8_192, 2_048  # of a forward, see `settings`
 MAX_HELD_BYTES = 8 << 30  # of values at a time
@@ -47,8 +47,8 @@ def check_limits(program: Program, widths: Mapping[str, int], *, max_users: int 
         except InvalidField:
             raise
         except Exception as error:  # whatever an operator says of shapes that do not fit
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InvalidField("graph", f"does not run at {users} users and {rows} rows: {said}") from None
+            said = f"does not run at {users} users and {rows} rows: {first_line(error)}"
+            raise InvalidField("graph", said) from None
     if counter.get_total_flops() > MAX_FLOPS:
         raise InvalidField(
             "graph", f"computes too much: {counter.get_total_flops()} FLOP at {users} users, {rows} rows"

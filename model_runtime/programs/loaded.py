@@ -38,7 +38,7 @@ from model_runtime.networks.nulls import RateArray
 from model_runtime.precision import FP32
 from model_runtime.programs.graph import Graph, read_json
 from model_runtime.programs.limits import check_limits
-from model_runtime.programs.program import Program
+from model_runtime.programs.program import Program, first_line
 
 if TYPE_CHECKING:
     from model_runtime.versions import Version
@@ -120,7 +120,7 @@ class LoadedProgram:
         """Probabilities by task, each of shape (N,); the click's are calibrated by view type.
 
         Raises:
-            InvalidField: the batch breaks the feature contract, or the program's outputs do.
+            InvalidField: the batch breaks the feature contract, or the program fails on it.
         """
         return self.score_shared(*self.activations(batch, observe=observe))
 
@@ -130,7 +130,7 @@ class LoadedProgram:
         with torch.inference_mode():
             checked = check_batch(self.spec, surface, batch)
             rows = to_tensors(self.spec, surface, checked, device=self.device)
-            output_NO = _columns(self.trunk(fields_of(self.trunk.graph, rows)), len(rows.user_index_N))
+            output_NO = _columns(self._run(fields_of(self.trunk.graph, rows)), len(rows.user_index_N))
             if observe is not None:
                 observe(checked, NO_GATES)
             return Activations(Shared(output_NO, output_NO.new_empty((len(output_NO), 0, 0))), rows)
@@ -153,6 +153,18 @@ class LoadedProgram:
         is_same = (mine.surface, mine.trunk, mine.feature_signature) == (its.surface, its.trunk, its.feature_signature)
         is_alike = (self.spec, self.device, self.precision) == (other.spec, other.device, other.precision)
         return is_same and is_alike
+
+    def _run(self, fields: dict[str, Tensor]) -> list[Tensor]:
+        try:
+            return self.trunk(fields)  # type: ignore[no-any-return]  # a Program's forward
+        except (
+            ArithmeticError,
+            IndexError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # what ATen raises of arguments
+            raise InvalidField("graph", f"fails on these rows: {first_line(error)}") from error
 
 
 def is_program(manifest: Manifest) -> bool:
@@ -191,9 +203,9 @@ def load_program(folder: Path, *, device: str = "cpu", trunks: dict[Digest, nn.M
     )
     try:
         check_program(loaded)
+        check_rows_alone(loaded, check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE))
     except InvalidField as error:
         raise UnsafeArtifact(str(trunk_path), f"{error.field}: {error.rule}") from None
-    check_rows_alone(loaded, check_golden(loaded, content[GOLDEN_FILE], folder / GOLDEN_FILE))
     if trunks is not None:
         trunks[manifest.version.trunk] = program
     return loaded

@@ -15,21 +15,22 @@ from torch import Tensor
 from control_plane.domain.errors import InvalidField
 from model_runtime.programs.graph import MAX_NUMBER, Argument, Dtype, MemoryFormat, Node
 
-ELEMENTWISE = """abs add addcdiv addcmul atan2 bitwise_and bitwise_not bitwise_or bitwise_xor bucketize ceil celu
-clamp clamp_max clamp_min cos div elu eq erf exp exp2 expm1 floor floor_divide fmod frac ge gelu glu gt hardsigmoid
-hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 log_sigmoid logical_and logical_not
-logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg pow prelu reciprocal relu relu6
-remainder round rsqrt rsub selu sigmoid sign silu sin softplus sqrt square sub tan tanh threshold trunc where xlogy"""
+ELEMENTWISE = """__and__ __or__ __xor__ abs add addcdiv addcmul atan2 bitwise_and bitwise_not bitwise_or bitwise_xor
+bucketize ceil celu clamp clamp_max clamp_min cos div elu eq erf exp exp2 expm1 floor floor_divide fmod frac ge gelu
+glu gt hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 log_sigmoid
+logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg pow
+prelu reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin softplus sqrt square sub tan tanh
+threshold trunc where xlogy"""
 REDUCTIONS = """_log_softmax _softmax all amax amin any argmax argmin argsort cumsum linalg_vector_norm log_softmax
 logsumexp max mean min norm prod softmax sort std sum topk var"""
-PRODUCTS = """addmm baddbmm batch_norm bilinear bmm conv1d dot einsum group_norm layer_norm linear matmul mm mv
-native_layer_norm outer rms_norm scaled_dot_product_attention"""
-SHAPES = """_to_copy _unsafe_view adjoint alias broadcast_to cat chunk clone constant_pad_nd contiguous detach diagonal
-dropout expand expand_as flatten flip lift_fresh_copy matrix_H mT movedim narrow numpy_T pad permute ravel repeat
-reshape roll select slice split split_with_sizes squeeze stack swapaxes t tile to transpose tril triu type_as unbind
-unflatten unsqueeze view view_as"""
-MADE = "arange full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like"
-LOOK_UPS = "embedding gather index index_select"
+PRODUCTS = """_native_batch_norm_legit_no_training addmm baddbmm batch_norm bilinear bmm conv1d dot einsum group_norm
+layer_norm linear matmul mm mv native_layer_norm outer rms_norm scaled_dot_product_attention"""
+SHAPES = """_to_copy _unsafe_view adjoint alias broadcast_to cat chunk clone constant_pad_nd contiguous detach
+diagonal dropout expand expand_as flatten flip lift_fresh_copy matrix_H mT movedim narrow numpy_T pad permute ravel
+repeat reshape roll select slice split split_with_sizes squeeze stack swapaxes t tile to transpose tril triu type_as
+unbind unflatten unsqueeze view view_as"""
+MADE = "arange eye full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like"
+LOOK_UPS = "embedding gather index index_select one_hot scatter_add"
 SIZES = "sym_numel sym_size"
 ALLOWED = frozenset(
     f"{ELEMENTWISE} {REDUCTIONS} {PRODUCTS} {SHAPES} {MADE} {LOOK_UPS} {SIZES} repeat_interleave".split()
@@ -47,6 +48,8 @@ MUST_BE: Mapping[str, Argument] = {  # or the operator is random, or looks at ot
     "batch_norm.training": False,
     "scaled_dot_product_attention.dropout_p": 0.0,
 }
+# Where a view is possible depends on how a device's kernels lay their results out; nobody writes, so a copy is as good.
+CALLED_AS = {f"aten.{name}.default": torch.ops.aten.reshape.default for name in ("view", "_unsafe_view")}
 PLACE_ARGUMENTS = ("device", "layout", "pin_memory")  # where a tensor lies is the runtime's to say
 PLAIN_TYPES = ("Tensor", "int", "number", "float", "bool", "str", "Device")  # of arguments: what a graph can give
 TYPES = frozenset(
@@ -117,7 +120,7 @@ def guarded(op: str, arguments: list[Any]) -> list[Any]:
         case "embedding":
             table, index, *rest = arguments
             return [table, _inside(index, 0, table.shape[0]), *rest]
-        case "index_select" | "gather":
+        case "index_select" | "gather" | "scatter_add":
             source, dim, index, *rest = arguments
             return [source, dim, _inside(index, 0, source.shape[dim] if source.dim() else 1), *rest]
         case "index":
@@ -145,7 +148,7 @@ def _from_schema(op: str, overload: Any) -> Operator:
                 "op", f"{op!r} takes {argument.name} of the type {argument.type}, which no graph can give"
             )
     return Operator(
-        call=overload,
+        call=CALLED_AS.get(op, overload),
         positional=tuple(argument.name for argument in arguments if not argument.kwarg_only),
         keyword=tuple(argument.name for argument in arguments if argument.kwarg_only),
         defaults={argument.name: argument.default_value for argument in arguments if argument.has_default_value()},

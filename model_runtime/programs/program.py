@@ -76,6 +76,11 @@ class Program(nn.Module):
         return _Step(node, call, positional, given, last_read)
 
 
+def first_line(error: Exception) -> str:
+    """Without the traces that torch adds."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class _Guarded:
     def __init__(self, op: str, call: Callable[..., Any]) -> None:
         self.op, self.call = op, call

@@ -24,6 +24,7 @@ from model_runtime.programs.export import ProgramConfig, archive_of, drawn_batch
 from model_runtime.programs.graph import Graph, Node, Value
 from model_runtime.programs.loaded import LoadedProgram, fields_of, json_tensor, load_program
 from model_runtime.programs.operators import ALLOWED, guarded
+from model_runtime.programs.program import Program
 from model_runtime.versions import load_version
 from tests.model_runtime.artifacts import Artifacts
 from tests.model_runtime.programs.own import CONFIG, ByRow, TwoTowers, export_own
@@ -314,6 +315,41 @@ def test_a_graph_that_doubles_and_doubles_is_refused_before_it_runs(artifact: Pa
         load_version(_forged(artifact, grow))
 
 
+def test_a_graph_that_runs_only_on_many_rows_is_refused(artifact: Path) -> None:
+    def read_row_5000(graph: dict[str, Any]) -> None:
+        name = graph["outputs"][0]
+        arguments = {"self": {"value": name}, "dim": 0, "index": 5_000}
+        graph["nodes"].append({"op": "aten.select.int", "arguments": arguments, "outputs": ["row"]})
+        both = {"self": {"value": name}, "other": {"value": "row"}}
+        graph["nodes"].append({"op": "aten.add.Tensor", "arguments": both, "outputs": ["sum"]})
+        graph["outputs"][0] = "sum"
+
+    with pytest.raises(UnsafeArtifact, match=r"fails on these rows: .*out of range"):
+        load_version(_forged(artifact, read_row_5000))
+
+
+def test_what_common_modules_are_made_of_may_be_called(tmp_path: Path) -> None:
+    class Common(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = nn.Embedding(20, 8)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.history = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.norms = nn.Sequential(nn.BatchNorm1d(8), nn.GroupNorm(2, 8), nn.PReLU(), nn.Linear(8, 3))
+
+        def forward(self, history_UL: Tensor, user_index_N: Tensor, view_type_N: Tensor) -> Tensor:
+            is_padding_UL = history_UL == 0
+            is_padding_UL = is_padding_UL & ~is_padding_UL.all(1, keepdim=True)
+            read_ULE = self.history(self.items(history_UL), src_key_padding_mask=is_padding_UL)
+            row_NT: Tensor = self.norms(nn.functional.normalize(read_ULE.amax(1))[user_index_N])
+            of_view_N3 = nn.functional.one_hot(view_type_N, 3)
+            return row_NT + of_view_N3 + torch.zeros(3).scatter_add(0, torch.tensor([0]), torch.ones(1))
+
+    export_program(archive_of(Common(), a_spec(), CONFIG), a_spec(), tmp_path, CONFIG)
+
+    assert load_version(tmp_path / HOME_FEED)
+
+
 def test_numbers_that_square_themselves_are_refused(artifact: Path) -> None:
     def square(graph: dict[str, Any]) -> None:
         size = {"self": {"value": "history_ul"}, "dim": 0}
@@ -391,8 +427,6 @@ def test_values_are_let_go_after_their_last_reader() -> None:
         Node(op="aten.exp.default", arguments={"self": Value(f"a{index}")}, outputs=(f"a{index + 1}",))
         for index in range(10)
     ]
-    from model_runtime.programs.program import Program
-
     program = Program(
         Graph(inputs={"x": "candidate_dense_ND"}, weights={}, nodes=tuple(nodes), outputs=("a10",)), tensors={}
     )

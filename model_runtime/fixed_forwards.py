@@ -99,7 +99,7 @@ class _Forward:
         for name in RowTensors._fields:
             if name not in found:
                 size = layout.shape.users if "_U" in name else layout.shape.rows
-                found[name] = self._real.new_empty((size, 0))
+                found[name] = (self._real if "_dense_" in name else self._whole).new_empty((size, 0))
         assert CONTEXT in found
         return RowTensors(**found)
 

@@ -103,6 +103,8 @@ def _whole(device: str, scale: Scale, table: Table, figures: dict[str, float]) -
             figures[f"{name}_max_delta"] = card.max_delta
             told = f"flips {card.rank_flips:.2%} at {card.k}, calibration {card.calibration_shift:.2%}"
             table.append((f"parity of {name}", f"{card.max_delta:.2g} at most", version.refused or told))
+    figures["has_graphs"] = float(all(version.replay is not None for version in versions.values()))
+    table.append(("versions with graphs", "all" if figures["has_graphs"] else "not all", ""))
     gains = list(graph_gains(versions[TF32], scale))
     for gain in gains:
         name = f"graph over none, {gain.users} users, {gain.rows} rows"

@@ -64,16 +64,13 @@ class FixedAttention(CandidateAttention):
         )
 
     def group(self, user_index_N: Tensor, num_users: int) -> Groups:
-        num_rows, device = len(user_index_N), user_index_N.device
-        rows = -(-num_rows // num_users)
-        one_N = torch.ones_like(user_index_N)
-        count_U = torch.zeros(num_users, dtype=torch.int64, device=device).scatter_add_(0, user_index_N, one_N)
-        end_U = ((count_U + rows - 1) // rows).cumsum(0)
-        sorted_N, order_N = user_index_N.sort(stable=True)
-        start_U = count_U.cumsum(0) - count_U
-        place_N = torch.arange(num_rows, device=device)
-        rank_N = torch.empty_like(place_N).index_copy(0, order_N, place_N - start_U[sorted_N])
-        first_group_U = end_U - (count_U + rows - 1) // rows
-        group_G = torch.arange(2 * num_users, device=device)
+        """Without sorting, which some devices do not let into a graph: users are few."""
+        users_U = torch.arange(num_users, device=user_index_N.device)
+        is_of_NU = user_index_N[:, None] == users_U
+        rank_N = is_of_NU.cumsum(0).gather(1, user_index_N[:, None])[:, 0] - 1
+        rows = -(-len(user_index_N) // num_users)
+        groups_U = (is_of_NU.sum(0) + rows - 1) // rows
+        end_U = groups_U.cumsum(0)
+        group_G = torch.arange(2 * num_users, device=user_index_N.device)
         user_G = torch.searchsorted(end_U, group_G, right=True).clamp(max=num_users - 1)
-        return Groups(user_G, first_group_U[user_index_N] * rows + rank_N, rows)
+        return Groups(user_G, (end_U - groups_U)[user_index_N] * rows + rank_N, rows)

@@ -84,15 +84,18 @@ def test_however_many_are_taken_at_once_the_same_is_decided(
     assert [verdict is not None and verdict.at == world.now for verdict in stored] == [True] * len(rollout_ids)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    ["counts_at_start = 'no JSON'", "plan = '{}'", "phase = 'ramping', step = 99"],
-    ids=["row", "plan", "step"],
-)
+@pytest.mark.parametrize("damage", ["plan = '{}'", "phase = 'ramping', step = 99"], ids=["plan", "step"])
 def test_one_that_cannot_be_read_does_not_stop_those_it_is_read_with(world: World, damage: str) -> None:
+    check_beside_one_that_is_damaged(world, damage)
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)  # PostgreSQL takes no such row
+def test_a_row_that_cannot_be_read_does_not_stop_those_it_is_read_with(world: World) -> None:
+    check_beside_one_that_is_damaged(world, "counts_at_start = 'no JSON'")
+
+
+def check_beside_one_that_is_damaged(world: World, damage: str) -> None:
     damaged, *sound = under_way(world)
-    if "no JSON" in damage and world.sessions.engine.dialect.name == "postgresql":
-        pytest.skip("PostgreSQL takes no such row")
     with world.sessions.writing() as session:
         session.execute(text(f"UPDATE rollout SET {damage} WHERE rollout_id = :one"), {"one": damaged})
 

@@ -8,15 +8,16 @@ from model_runtime.checkpoints import LoadedVersion
 from model_runtime.networks.attention import AttentionConfig
 from model_runtime.networks.calibration import Calibrator
 from model_runtime.networks.engagement import EngagementNetwork, HeadConfig, TrunkConfig
+from model_runtime.networks.features import FeatureSpec
 from tests.networks.builders import a_rich_spec
 
 SOME_DIGEST = Digest("sha256:" + "1" * 64)
 
 
-def a_rich_version(surface: Surface, *, seed: int = 0) -> LoadedVersion:
+def a_rich_version(surface: Surface, *, seed: int = 0, spec: FeatureSpec | None = None) -> LoadedVersion:
     """Of `a_rich_spec`, with attention, tower trees and curves; its weights are drawn wide, so that scores differ."""
     torch.manual_seed(seed)
-    spec = a_rich_spec()
+    spec = spec or a_rich_spec()
     head = HeadConfig(root_widths=(12,), branch_widths=(8,))
     trunk = TrunkConfig(attention=AttentionConfig())
     network = EngagementNetwork(spec, trunk, dict.fromkeys(spec.surfaces, head)).eval().requires_grad_(False)

@@ -16,10 +16,11 @@ from model_runtime.buckets import Shape
 from model_runtime.checkpoints import LoadedVersion, load_version
 from model_runtime.fixed_forwards import FixedForwards, as_is, checked_replay
 from model_runtime.networks.attention import AttentionConfig, CandidateAttention, group_by_user
+from model_runtime.networks.features import SurfaceFeatures
 from model_runtime.networks.fixed_shapes import FixedAttention
 from tests.model_runtime.artifacts import Artifacts, sound_batch
 from tests.model_runtime.rich_versions import a_rich_version
-from tests.networks.builders import HOME_FEED, SEARCH, a_batch, a_rich_batch
+from tests.networks.builders import HOME_FEED, SEARCH, a_batch, a_rich_batch, a_rich_spec
 
 EQUAL = 1e-6  # of a probability
 
@@ -68,6 +69,18 @@ def test_users_without_any_history_score_as_before(rich: LoadedVersion) -> None:
 
     assert found is not None
     np.testing.assert_allclose(found["click"], rich.score(batch)["click"], atol=EQUAL, rtol=0)
+
+
+def test_a_surface_whose_own_features_are_all_dense_scores_as_before() -> None:
+    own = {SEARCH: SurfaceFeatures(candidate_dense=("match", "rank"))}
+    version = a_rich_version(SEARCH, spec=replace(a_rich_spec(), surface_features=own))
+    rich = a_rich_batch(SEARCH, num_users=3, num_rows=20)
+    batch = replace(rich, surface_categorical_NS=np.zeros((20, 0), np.int64))
+
+    found = FixedForwards(version, as_is).score(batch)
+
+    assert found is not None
+    np.testing.assert_allclose(found["click"], version.score(batch)["click"], atol=EQUAL, rtol=0)
 
 
 def test_what_no_shape_holds_goes_the_usual_way(artifacts: Artifacts) -> None:

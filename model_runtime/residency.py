@@ -75,7 +75,8 @@ class Residency:
                     del self._failures[version_id]  # it lies elsewhere now: no reason to wait for the next try
             self._named = dict(artifact_uris)
             self._named_at |= dict.fromkeys(artifact_uris, time.monotonic())
-            self._changed.notify_all()
+            if artifact_uris.keys() - self._versions.keys():  # else who is woken would hold up the next split alone
+                self._changed.notify_all()
 
     def pin(self, artifact_uris: Mapping[VersionId, str], *, timeout_seconds: float) -> dict[VersionId, str]:
         """Load versions by hand and wait; the reasons of those that do not load, which are pinned no longer."""
@@ -191,9 +192,10 @@ class Residency:
 
     def _make_room(self, folder: Path) -> None:
         """Forget what nobody names, the oldest first, until the version fits; `DoesNotFit` where that is not enough."""
+        bytes_of = _bytes_by_digest(folder)  # before the lock is taken: a split waits for no disk
         while True:
             with self._changed:
-                new, held = self._new_bytes(folder), self._held_bytes()
+                new, held = self._new_bytes(bytes_of), self._held_bytes()
             try:
                 check_fits(new, held, budget_bytes=self._budget_bytes, device=self._device)
             except DoesNotFit:
@@ -206,12 +208,10 @@ class Residency:
             else:
                 return
 
-    def _new_bytes(self, folder: Path) -> int:
+    def _new_bytes(self, bytes_of: Mapping[Digest, int]) -> int:
         """Of the files that hold what is not in memory yet."""
-        version = read_manifest(folder).version
         held = {v.manifest.version.digest_of_part(part) for v in self._versions.values() for part in FILE_OF}
-        names = [name for part, name in FILE_OF.items() if version.digest_of_part(part) not in held]
-        return sum((folder / name).stat().st_size for name in names)
+        return sum(size for digest, size in bytes_of.items() if digest not in held)
 
     def _held_bytes(self) -> int:
         modules = [m for v in self._versions.values() for m in v.modules]
@@ -238,6 +238,12 @@ class Residency:
         in_use = {id(version.trunk) for version in self._versions.values()}
         for digest in [digest for digest, trunk in self._trunks.items() if id(trunk) not in in_use]:
             del self._trunks[digest]
+
+
+def _bytes_by_digest(folder: Path) -> dict[Digest, int]:
+    """Of an export's files."""
+    version = read_manifest(folder).version
+    return {version.digest_of_part(part): (folder / name).stat().st_size for part, name in FILE_OF.items()}
 
 
 def folder_of(artifact_uri: str) -> Path:

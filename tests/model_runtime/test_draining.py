@@ -26,9 +26,11 @@ DRAIN_SECONDS = 4.0  # far longer than these callers take to see that readiness 
 
 
 @contextmanager
-def a_runtime_process(control_plane: str, data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def a_runtime_process(
+    control_plane: str, data_dir: Path, *, drain_seconds: float = DRAIN_SECONDS
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    options = {"--control-plane": control_plane, "--port": port, "--data-dir": data_dir, "--drain": DRAIN_SECONDS}
+    options = {"--control-plane": control_plane, "--port": port, "--data-dir": data_dir, "--drain": drain_seconds}
     arguments = [str(each) for option in options.items() for each in option]
     command = [sys.executable, "-m", "model_runtime", "serve", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -104,6 +106,24 @@ def test_no_request_fails_when_a_runtime_ends_under_load(artifacts: Artifacts, t
             assert "Traceback" not in process.stderr.read()
 
     assert fell_at - told_at < DRAIN_SECONDS
+    assert callers.problems == []
+
+
+def test_callers_who_do_not_see_that_readiness_fell_keep_the_door_open(artifacts: Artifacts, tmp_path: Path) -> None:
+    with running_control_plane(tmp_path / "control") as control_plane:
+        set_up_home_feed(control_plane, artifacts)
+        with a_runtime_process(control_plane, tmp_path / "runtime", drain_seconds=0.1) as (process, url):
+            callers = Callers(url, 4)
+            eventually(lambda: callers.answered >= 20)
+
+            process.send_signal(signal.SIGTERM)
+            time.sleep(2.0)
+            still_runs = process.poll() is None
+            callers.join()
+
+            assert process.wait(20.0) == 0
+
+    assert still_runs
     assert callers.problems == []
 
 

@@ -46,7 +46,7 @@ def read_archive(path: Path, *, inputs: Mapping[str, str] | None = None) -> Arch
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path)
             return _read(members, path, inputs or {})
-    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, NotImplementedError, EOFError, TypeError, ValueError) as error:
         raise UnsafeArtifact(str(path), f"is no .pt2 archive that can be read: {error}") from None
 
 

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pickle
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,22 @@ def test_a_damaged_member_is_refused(program: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UnsafeArtifact, match="CRC"):
         read_archive(bad)
+
+
+def test_whatever_bytes_are_changed_it_is_read_or_refused(program: Path, tmp_path: Path) -> None:
+    content, draw, path = program.read_bytes(), random.Random(3), tmp_path / "changed.pt2"
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(draw.choice((1, 3, 20))):
+            changed[draw.randrange(len(changed))] = draw.randrange(256)
+        path.write_bytes(changed[: draw.choice((len(changed), draw.randrange(len(changed))))])
+        try:
+            read_archive(path)
+        except (UnsafeArtifact, InvalidField):
+            refused += 1
+
+    assert 200 < refused < 300  # what is never read may change
 
 
 def _op(target: str) -> Callable[[Any], None]:

@@ -52,7 +52,7 @@ class Line:
     cells: tuple[str, ...]
 
 
-FULL = Size(rounds=9, seconds=0.3, turns=10, flips=1_000)
+FULL = Size(rounds=7, seconds=0.15, turns=8, flips=1_000)
 QUICK = Size(rounds=3, seconds=0.05, turns=6, flips=100)
 
 

@@ -399,6 +399,19 @@ def test_requests_side_by_side_get_their_own_answers(shared: Running) -> None:
             np.testing.assert_allclose(found, stable.score(batch)["click"], atol=1e-6, rtol=0)
 
 
+def test_an_answers_head_and_body_come_in_one_write(shared: Running) -> None:
+    body, headers = as_binary(tensors_of(sound_batch()), parameters={"binary_data_output": True})
+    lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *map(": ".join, headers.items())]
+    address = (shared.http.base_url.host, shared.http.base_url.port)
+    with socket.create_connection(address) as caller:
+        caller.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        head, _, rest = caller.recv(1 << 20).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert f"content-length: {len(rest)}".encode() in head
+    assert rest
+
+
 def test_without_a_control_plane_the_runtime_lives_but_is_not_ready(tmp_path: Path) -> None:
     with running_runtime(NOWHERE, tmp_path) as (_, url), httpx.Client(base_url=url) as http:
         assert http.get("/v2/health/live").status_code == 200

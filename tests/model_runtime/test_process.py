@@ -64,7 +64,7 @@ def test_without_a_known_command_usage_is_shown(given: tuple[str, ...], code: in
     ended = subprocess.run(arguments(*given), capture_output=True, text=True)
 
     assert ended.returncode == code
-    assert "serve|open-bandit|train|add-surface|recalibrate|export" in ended.stdout + ended.stderr
+    assert "serve|open-bandit|generate|train|add-surface|recalibrate|export" in ended.stdout + ended.stderr
 
 
 def test_serving_loads_nothing_of_training_or_of_the_control_plane() -> None:

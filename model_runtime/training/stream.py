@@ -25,7 +25,7 @@ from model_runtime.training.data import IMPRESSIONS_FILE, Examples, Parts, Wante
 from model_runtime.training.row_groups import RowGroup, row_groups
 from model_runtime.training.windows import Step, Window, num_batches, shuffled
 
-BUFFER_ROWS = 131_072  # held at once, some 200 MB with 16 entries of history; a larger row group is held whole
+BUFFER_ROWS = 131_072  # mixed at once, 30 to 60 MB with 16 entries of history, thrice that as the next is read
 SMALLEST_BUFFER = 4  # batches: a buffer takes more row groups rather than mix fewer
 BINS = 65_536  # times are counted in, again within the bin that is looked for until it is a single millisecond
 

@@ -115,7 +115,7 @@ class MicroBatches:
         """
         with self._lock:
             self._admit(tickets)
-            leads = leads and self._may_lead and bool(self._waiting) and len(self._busy_since) < self._lanes
+            leads = leads and self._may_lead and self._has_work_for_one_more()
             if leads:
                 self._busy_since[threading.get_ident()] = self._monotonic()
             else:
@@ -195,7 +195,7 @@ class MicroBatches:
 
     def _wake_a_thread(self) -> None:
         """Call with the lock held."""
-        if not self._waiting or len(self._busy_since) >= self._lanes:
+        if not self._has_work_for_one_more():
             return  # whoever is busy looks again when done
         if self._num_resting:
             self._has_work.notify()
@@ -203,19 +203,21 @@ class MicroBatches:
             self._threads.append(threading.Thread(target=self._work_on, name="forward", daemon=True))
             self._threads[-1].start()
 
+    def _has_work_for_one_more(self) -> bool:
+        """Whether a further lane is worth it: little work costs half as much beside what arrives meanwhile."""
+        if not self._busy_since:
+            return bool(self._waiting)
+        return len(self._busy_since) < self._lanes and self._rows_waiting() >= self.limits.rows_for_another_lane
+
     def _work_on(self) -> None:
         while self._next():
-            self._run_next()
-            with self._lock:
-                self._end()
+            self._run_next(is_last=True)
 
     def _next(self) -> bool:
         """Wait for work and become a lane; False when stopping."""
         with self._lock:
             self._num_resting += 1
-            self._has_work.wait_for(
-                lambda: self._is_stopping or (self._waiting and len(self._busy_since) < self._lanes)
-            )
+            self._has_work.wait_for(lambda: self._is_stopping or self._has_work_for_one_more())
             self._num_resting -= 1
             if not self._is_stopping:
                 self._busy_since[threading.get_ident()] = self._monotonic()
@@ -228,18 +230,19 @@ class MicroBatches:
         if not self._busy_since and not self._waiting:
             self._is_idle.notify_all()
 
-    def _run_next(self) -> None:
+    def _run_next(self, *, is_last: bool = False) -> None:
+        """Run a forward, if there is work; after the last one this thread is a lane no longer."""
         parts, started = self._take(), self._monotonic()
-        if not parts:
-            return
         problem = None
         try:
-            self._run(parts)
+            if parts:
+                self._run(parts)
         except Exception as error:  # whatever it is, nobody waits for ever
             problem = error
         with self._lock:
             now = self._busy_since[threading.get_ident()] = self._monotonic()
-            self._learn(parts, now - started)
+            if parts:
+                self._learn(parts, now - started)
             for ticket, _ in parts:
                 ticket.num_running -= 1
                 ticket.run_seconds += now - started
@@ -247,6 +250,8 @@ class MicroBatches:
                     ticket.finish(problem)
             if problem is not None:
                 self._waiting = deque(ticket for ticket in self._waiting if not ticket.is_done)
+            if is_last:  # at once: who is told now may ask again before this thread's next turn
+                self._end()
 
     def _take(self) -> list[Part]:
         """The oldest ticket's next piece, and what of others fits beside it; of a ticket no more than one."""

@@ -23,7 +23,9 @@ from model_runtime.unavailable import DeadlineMissed, Overloaded, Unavailable
 from tests.model_runtime.artifacts import POISONED_ITEM, Artifacts, sound_batch
 from tests.model_runtime.conftest import eventually
 
-LIMITS = BatchLimits(max_users=64, max_rows=200, seconds=1e3)  # forwards here last as long as a test holds them
+LIMITS = BatchLimits(
+    max_users=64, max_rows=200, seconds=1e3, rows_for_another_lane=1
+)  # forwards here last as long as a test holds them
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,18 @@ def test_two_lanes_run_two_forwards_at_once_and_no_third(version: LoadedVersion)
 
         assert queue.wait_idle(20.0)
         assert device.forwards[2] == [12]
+
+
+def test_little_work_waits_for_the_lane_at_work_and_no_other(version: LoadedVersion) -> None:
+    with a_queue(device := Device(), replace(LIMITS, rows_for_another_lane=25), lanes=2, may_lead=False) as queue:
+        device.may_go_on.clear()
+        queue.submit([a_ticket(version, 10)])
+        eventually(lambda: device.forwards == [[10]])
+        for rows in (11, 12, 13):
+            assert device.forwards == [[10]]
+            queue.submit([a_ticket(version, rows)])
+
+        eventually(lambda: device.forwards == [[10], [11, 12, 13]])
 
 
 def test_lanes_share_a_large_request_which_is_done_with_its_last_piece(version: LoadedVersion) -> None:

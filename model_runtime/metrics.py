@@ -70,7 +70,9 @@ class EngineCollector(Collector):
         weights = GaugeMetricFamily("surefoot_runtime_weight_bytes", "Memory of all weights, each tensor once")
         weights.add_metric([], self._engine.residency.held_bytes())
         yield weights
-        yield from precision_metrics(self._engine.residency.get(version_id) for version_id, _ in self._engine.versions())
+        yield from precision_metrics(
+            self._engine.residency.get(version_id) for version_id, _ in self._engine.versions()
+        )
         failed = GaugeMetricFamily("surefoot_runtime_load_failed", "Versions that do not load", labels=["version"])
         for version_id in self._engine.residency.failures():
             failed.add_metric([version_id], 1)

@@ -283,7 +283,7 @@ def test_a_file_that_another_keeps_locked_is_told_and_nothing_is_changed(sqlite_
         other = sqlite3.connect(sqlite_path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
 
-        with pytest.raises(RegistryUnavailable, match="locked|holds its write lock"):
+        with pytest.raises(RegistryUnavailable, match=r"locked|holds its write lock"):
             sessions.write(add_one)
 
         other.execute("ROLLBACK")
